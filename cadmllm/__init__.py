@@ -1,0 +1,3 @@
+"""cadmllm: train, measure and export a language model that writes editable parametric CAD."""
+
+__version__ = "0.1.0"

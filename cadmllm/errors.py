@@ -1,0 +1,122 @@
+"""Every failure a user can cause, under a stable code.
+
+A `CadmllmError` says what was found, where, and the exact command that mends it. `cli.py` is the one place that turns it
+into text or JSON and an exit code. Codes never change their meaning; a retired code is never used again.
+
+Ranges: E1xx settings and command line, E2xx the CAD language and its files, E3xx kernel and outputs, E4xx data sets,
+E5xx models, encoders and checkpoints, E6xx training, E7xx inference, E8xx environment (doctor), E9xx internal.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Process exit codes."""
+
+    DONE = 0
+    USER = 1
+    USAGE = 2
+    INTERNAL = 3
+    RESUMABLE = 75
+    INTERRUPTED = 130
+
+
+CODES: dict[str, str] = {
+    # settings and command line
+    "E101": "unknown setting",
+    "E102": "a setting has a value outside its type or range",
+    "E103": "unknown preset",
+    "E104": "a settings file is not valid TOML",
+    "E105": "options that do not go together",
+    # the CAD language and its files
+    "E201": "file not found or not readable",
+    "E202": "not valid JSON",
+    "E203": "JSON of another schema",
+    "E204": "unknown curve, operation or extent type",
+    "E205": "a number is missing, not finite or out of range",
+    "E206": "a profile or sketch that is named does not exist",
+    "E207": "a loop is empty or not closed",
+    "E208": "a degenerate curve (zero length, radius or sweep)",
+    "E209": "the program has no extrude, or an extrude has no profile",
+    "E210": "not a DeepCAD vector file",
+    "E211": "the token text does not follow the grammar",
+    "E212": "the program cannot be expressed in this representation",
+    "E213": "this conversion is impossible or unknown",
+    "E214": "a taper angle, which the CAD language does not have",
+    # kernel and outputs
+    "E301": "the CAD kernel cannot be loaded",
+    "E302": "the kernel built no usable solid",
+    "E303": "the output cannot be written",
+    # data sets
+    "E401": "the data set folder is missing or empty",
+    "E402": "a caption file is not a list of id and text caption",
+    "E403": "an unsafe id (absolute, with '..', or outside the data set)",
+    "E404": "a point file is unreadable or of the wrong shape",
+    "E405": "an image is unreadable",
+    "E406": "no sample of the data set can train this stage",
+    "E407": "a list of ids is unreadable or names unknown ids",
+    # models, encoders and checkpoints
+    "E501": "the language model cannot be loaded",
+    "E502": "an encoder cannot be loaded",
+    "E503": "a checkpoint is missing or incomplete",
+    "E504": "a checkpoint does not fit this model",
+    # training
+    "E601": "the checkpoint of the stage before is missing",
+    "E602": "a target is longer than max_seq_length",
+    "E603": "non-finite loss or gradient",
+    "E604": "nothing to resume",
+    "E605": "the run folder holds another run",
+    "E606": "a batch without a supervised token",
+    # inference
+    "E701": "the checkpoint has no encoder for this modality",
+    "E702": "no solid came out",
+    "E703": "nothing to generate from",
+    # environment
+    "E801": "unsupported Python",
+    "E802": "a required package is missing or broken",
+    "E803": "a package is outside the supported range",
+    "E804": "a system library is missing",
+    "E811": "no CUDA device",
+    "E812": "this torch has no kernels for this GPU",
+    "E813": "too little GPU memory",
+    "E821": "too little disk space",
+    "E822": "a folder is not writable",
+    "E831": "a Windows path where a Linux path is needed",
+    "E899": "a check itself failed",
+    # internal
+    "E901": "internal error",
+}
+
+
+class CadmllmError(Exception):
+    """A failure with a stable code, what was found and where, and the command that mends it.
+
+    Args:
+        code: a key of `CODES`.
+        message: what was found, and where (file, entity, value).
+        remedy: the exact command or edit that mends it.
+        exit_code: `Exit.USER` unless the command line itself is wrong (`Exit.USAGE`).
+    """
+
+    def __init__(self, code: str, message: str, remedy: str, *, exit_code: Exit = Exit.USER) -> None:
+        if code not in CODES:
+            raise KeyError(f"unknown error code {code}")
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.remedy = remedy
+        self.exit_code = exit_code
+
+    def as_dict(self) -> dict[str, str]:
+        """The shape of an error under `--json`: code, message, remedy."""
+        return {"code": self.code, "message": self.message, "remedy": self.remedy}
+
+    def __reduce__(self):
+        # keyword-only arguments would be lost when a worker process sends the error to its parent
+        return _rebuild, (self.code, self.message, self.remedy, self.exit_code)
+
+
+def _rebuild(code: str, message: str, remedy: str, exit_code: Exit) -> CadmllmError:
+    return CadmllmError(code, message, remedy, exit_code=exit_code)

@@ -1,0 +1,183 @@
+"""THE settings: one pydantic model for every command; an unknown key is an error, never ignored.
+
+Where each value comes from (default, preset, `cadmllm.toml`, environment, command line) is `resolve.py`'s business.
+Defaults are the curriculum document's; presets carry the guide's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+COMBINATIONS = ("text", "text+point_cloud", "text+image", "text+point_cloud+image")
+
+
+class Group(BaseModel):
+    """A group of settings: unknown keys are refused, values are checked on assignment, too."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+
+
+class ModelSettings(Group):
+    """What is trained: the language model and the encoders that speak to it."""
+
+    llm: str = Field("Qwen/Qwen3-8B", description="hub name or local folder; 'tiny' is the bundled base")
+    quantization: Literal["none", "nf4"] = Field("none", description="nf4: QLoRA through bitsandbytes (CUDA or CPU)")
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field("auto", description="attention back end")
+    embedding_device: Literal["auto", "cpu"] = Field("auto", description="cpu keeps the prompt embedding in RAM")
+    points_encoder: Literal["michelangelo", "fourier"] = Field(
+        "michelangelo", description="michelangelo: frozen, needs its checkpoint; fourier: trainable, needs none"
+    )
+    points_checkpoint: Path = Field(
+        Path("checkpoints/michelangelo_point_encoder_state_dict.pt"), description="Michelangelo state dict or .ckpt"
+    )
+    point_count: int = Field(4096, ge=16, description="surface points an encoder sees")
+    point_tokens: int = Field(257, ge=1, description="tokens a cloud (michelangelo: 257 all, 1 the shape token alone)")
+    fourier_width: int = Field(256, ge=16, description="hidden width of the fourier encoder")
+    image_encoder: str = Field("facebook/dinov2-large", description="hub name, local folder, or 'tiny' (trained here)")
+    image_views: int = Field(1, ge=1, le=8, description="views a training sample shows")
+    train_encoders: bool = Field(False, description="also train the encoders (the curriculum keeps them frozen)")
+
+
+class LoraSettings(Group):
+    """LoRA on the seven linear layers of every block."""
+
+    enabled: bool = Field(True, description="false trains the whole language model")
+    r: int = Field(16, ge=1, description="LoRA rank")
+    alpha: int = Field(32, ge=1, description="LoRA scale is alpha / r")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout on LoRA's input")
+
+
+class DataSettings(Group):
+    """Where the data set lies (Omni-CAD layout) and which ids are used."""
+
+    root: Path = Field(Path("data"), description="folder with json/ txt/ img/ pcd/ (or pointcloud/)")
+    txt: Path | None = Field(None, description="captions; default root/txt")
+    json_: Path | None = Field(None, alias="json", description="programs; default root/json")
+    img: Path | None = Field(None, description="views; default root/img")
+    points: Path | None = Field(None, description="clouds; default root/pcd, else root/pointcloud")
+    train: Path | None = Field(None, description="training ids: a text file, an id a line, or a caption file")
+    val: Path | None = Field(None, description="held-out ids, likewise; default a fixed split of root")
+    val_share: float = Field(0.05, ge=0.0, le=0.5, description="share held out when `val` is not given")
+    synthetic: int = Field(0, ge=0, description="train on so many generated parts made in a temporary root")
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, populate_by_name=True)
+
+
+class TrainSettings(Group):
+    """The optimizer step and its rhythm. Steps are optimizer steps within a stage."""
+
+    batch_size: int = Field(4, ge=1, description="samples a micro-batch")
+    accumulation: int = Field(4, ge=1, description="micro-batches a step")
+    max_seq_length: int = Field(2048, ge=32, description="tokens, prompt and features included")
+    max_steps: int = Field(0, ge=0, description="end each stage after so many steps; 0: no limit but the epochs")
+    warmup_steps: int = Field(100, ge=0, description="linear from 1/warmup_steps, then cosine")
+    min_lr_share: float = Field(0.1, ge=0.0, le=1.0, description="the cosine ends at this share of the rate")
+    weight_decay: float = Field(0.0, ge=0.0, description="AdamW, matrices only")
+    clip: float = Field(1.0, gt=0.0, description="largest gradient norm")
+    projector_lr_multiplier: float = Field(5.0, gt=0.0, description="projectors (and trained encoders) learn faster")
+    rows_lr_multiplier: float = Field(1.0, gt=0.0, description="the added rows' rate over the stage's")
+    gradient_checkpointing: bool = Field(False, description="trade about a third more compute for memory")
+    logging_steps: int = Field(10, ge=1, description="console and wandb; metrics.jsonl has every step")
+    save_steps: int = Field(100, ge=0, description="a resumable save every so many steps; 0: at the stage's end alone")
+    save_total_limit: int = Field(2, ge=1, description="step saves kept a stage")
+    val_steps: int = Field(0, ge=0, description="validation loss every so many steps; 0: at the stage's end alone")
+    val_samples: int = Field(64, ge=1, description="held-out samples a validation sees")
+    workers: int = Field(0, ge=0, description="loader processes")
+    seed: int = Field(42, ge=0, description="order, modality draws, initialisation")
+
+
+class StageSettings(Group):
+    """One stage of the curriculum."""
+
+    epochs: int = Field(5, ge=0, description="0 skips the stage")
+    lr: float = Field(2e-5, gt=0.0, description="rate of LoRA (or of the whole model)")
+    probabilities: dict[str, float] = Field(default_factory=lambda: {"text": 1.0}, description="by modality combination")
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> StageSettings:
+        unknown = sorted(set(self.probabilities) - set(COMBINATIONS))
+        if unknown:
+            raise ValueError(f"unknown modality combination {unknown[0]!r}; known: {', '.join(COMBINATIONS)}")
+        if any(p < 0 for p in self.probabilities.values()) or abs(sum(self.probabilities.values()) - 1.0) > 1e-6:
+            raise ValueError(f"probabilities must be >= 0 and sum to 1, not {sum(self.probabilities.values()):g}")
+        return self
+
+
+def _stage2() -> StageSettings:
+    return StageSettings(probabilities={"text": 0.3, "text+point_cloud": 0.7})
+
+
+def _stage3() -> StageSettings:
+    mix = {"text": 0.2, "text+point_cloud": 0.3, "text+image": 0.2, "text+point_cloud+image": 0.3}
+    return StageSettings(epochs=10, lr=1e-5, probabilities=mix)
+
+
+class StagesSettings(Group):
+    """The three stages; `settings.stages[2]` in code, `stages.2.lr` on the command line."""
+
+    one: StageSettings = Field(default_factory=StageSettings, alias="1")
+    two: StageSettings = Field(default_factory=_stage2, alias="2")
+    three: StageSettings = Field(default_factory=_stage3, alias="3")
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, populate_by_name=False)
+
+    def __getitem__(self, stage: int) -> StageSettings:
+        return (self.one, self.two, self.three)[stage - 1]
+
+
+class RunSettings(Group):
+    """Where a run lives."""
+
+    dir: Path = Field(Path("checkpoints"), description="holds the stage folders and metrics.jsonl")
+    init_from: Path | None = Field(None, description="checkpoint that the first stage starts from")
+
+
+class WandbSettings(Group):
+    """Weights & Biases."""
+
+    mode: Literal["off", "offline", "online"] = Field("off", description="offline needs no network and no login")
+    project: str = Field("CAD-MLLM-Curriculum", description="project")
+    entity: str | None = Field(None, description="team or user")
+    run_name: str | None = Field(None, description="default: model-lora-rR-lrLR-bsN-epE")
+
+
+class InferSettings(Group):
+    """Generation."""
+
+    checkpoint: Path | None = Field(None, description="default: the newest complete stage of run.dir, else the tiny base")
+    out: Path = Field(Path("out"), description="folder for program.json, model.step and model.png")
+    max_new_tokens: int = Field(512, ge=16, description="longest answer")
+    temperature: float = Field(0.0, ge=0.0, le=5.0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus of sampling")
+    seed: int = Field(0, ge=0, description="of sampling")
+
+
+class KernelSettings(Group):
+    """The CAD kernel's worker processes."""
+
+    workers: int = Field(2, ge=1, description="worker processes")
+    timeout: float = Field(30.0, gt=0.0, description="seconds a build may take")
+
+
+class Settings(BaseSettings):
+    """Everything `cadmllm` can be told."""
+
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    lora: LoraSettings = Field(default_factory=LoraSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    stages: StagesSettings = Field(default_factory=StagesSettings)
+    run: RunSettings = Field(default_factory=RunSettings)
+    wandb: WandbSettings = Field(default_factory=WandbSettings)
+    infer: InferSettings = Field(default_factory=InferSettings)
+    kernel: KernelSettings = Field(default_factory=KernelSettings)
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: cuda when there is one")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="float16 uses a gradient scaler")
+
+    model_config = SettingsConfigDict(
+        env_prefix="CADMLLM_", env_nested_delimiter="__", extra="forbid", validate_assignment=True, protected_namespaces=()
+    )
