@@ -57,6 +57,8 @@ CODES: dict[str, str] = {
     "E405": "an image is unreadable",
     "E406": "no sample of the data set can train this stage",
     "E407": "a list of ids is unreadable or names unknown ids",
+    "E408": "a caption is blank, too long or not text",
+    "E409": "the output folder holds something else",
     # models, encoders and checkpoints
     "E501": "the language model cannot be loaded",
     "E502": "an encoder cannot be loaded",

@@ -1,0 +1,186 @@
+"""One sample for one place of an epoch: which modalities are shown, which caption, which points, which views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cadmllm.corpus import order
+from cadmllm.corpus.types import Cloud, Sample
+from cadmllm.errors import CadmllmError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cadmllm.corpus.layout import DataSet, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What the curriculum asked for and what the sample can show, both names of `settings.COMBINATIONS`."""
+
+    wanted: str
+    shown: str
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether something that was asked for is not there (counted and reported by the training loop)."""
+        return self.wanted != self.shown
+
+
+def join_modalities(modalities: Iterable[str]) -> str:
+    """The combination's name: 'text' first, then 'point_cloud', then 'image'."""
+    have = set(modalities)
+    return "+".join(name for name in ("text", "point_cloud", "image") if name in have)
+
+
+def draw_combination(
+    probabilities: Mapping[str, float],
+    available: frozenset[str],
+    *,
+    seed: int,
+    stage: int,
+    epoch: int,
+    position: int,
+) -> Draw:
+    """Draw the modality combination for place `position` of an epoch.
+
+    A combination that the sample cannot show falls back to the richest part of it that it can: everything of the wanted
+    combination that is there. The draw itself does not depend on what is there, so that completing a data set later moves
+    no other sample.
+
+    Args:
+        probabilities: combination -> share; the shares sum to 1.
+        available: the sample's modalities, with 'text'.
+        seed, stage, epoch, position: where we are.
+    """
+    names = sorted(name for name, share in probabilities.items() if share > 0.0)
+    at = order.uniform(order.DRAW, seed, stage, epoch, position) * sum(
+        probabilities[name] for name in names
+    )
+    wanted = names[-1]
+    for name in names:
+        at -= probabilities[name]
+        if at < 0.0:
+            wanted = name
+            break
+    return Draw(
+        wanted, join_modalities({"text"} | (available & set(wanted.split("+"))))
+    )
+
+
+def load_sample(
+    dataset: DataSet,
+    id_: str,
+    combination: str,
+    *,
+    seed: int,
+    stage: int,
+    epoch: int,
+    position: int,
+    point_count: int = 4096,
+    views: int = 1,
+) -> Sample:
+    """Read the sample as place `position` of an epoch shows it.
+
+    The caption is one of those the id has, the points are drawn anew each time, `views` different views are chosen. A
+    cloud or a view that cannot be read is noted in `dataset.problems`, the sample goes on without that modality, and
+    `Sample.combination` says what is really shown: one bad file does not end a run of days.
+
+    Args:
+        dataset: from `layout.open_dataset`.
+        id_: one of `dataset.ids`.
+        combination: what to show (`Draw.shown`).
+        seed, stage, epoch, position: what the draws depend on.
+        point_count: points of a cloud.
+        views: images shown (fewer where the id has fewer).
+
+    Raises:
+        CadmllmError: E2xx when the program is unreadable or cannot be expressed: there is nothing to learn then.
+    """
+    key = (seed, stage, epoch, position)
+    asked = combination.split("+")
+    shown = ["text"]
+    clouds: tuple[Cloud, ...] = ()
+    images: tuple[np.ndarray, ...] = ()
+    if "point_cloud" in asked:
+        try:
+            clouds = (dataset.cloud(id_, point_count, order.whole(order.CLOUD, *key)),)
+            shown.append("point_cloud")
+        except CadmllmError as error:
+            dataset.note(error, id_)
+    if "image" in asked:
+        try:
+            images = tuple(
+                dataset.view(id_, k)
+                for k in _choose_views(dataset.view_count(id_), views, key)
+            )
+            shown.append("image")
+        except CadmllmError as error:
+            dataset.note(error, id_)
+    caption = dataset.caption(id_, order.whole(order.CAPTION, *key))
+    return Sample(
+        id_, join_modalities(shown), caption, target_of(dataset, id_), clouds, images
+    )
+
+
+def target_of(dataset: DataSet, id_: str) -> np.ndarray:
+    """The CAD vocabulary indices of the id's program, int64 [T], end token included.
+
+    Raises:
+        CadmllmError: E2xx, as the program's reader and the codec raise them.
+    """
+    import numpy as np
+
+    from cadmllm.cad import tokens
+
+    return np.asarray(tokens.encode(dataset.program(id_)).tokens, dtype=np.int64)
+
+
+def usable_ids(
+    dataset: DataSet, ids: Iterable[str], longest: int
+) -> tuple[list[str], list[Problem]]:
+    """Split ids into those a stage can train on and the reasons against the others.
+
+    Reads and encodes every program once (about 1 ms each), so that a long target is found before the first step and not
+    at hour 6.
+
+    Args:
+        dataset: from `layout.open_dataset`.
+        ids: the ids to look at.
+        longest: longest target in tokens.
+    """
+    from cadmllm.corpus.layout import Problem
+
+    good: list[str] = []
+    bad: list[Problem] = []
+    for id_ in ids:
+        try:
+            length = len(target_of(dataset, id_))
+        except CadmllmError as error:
+            bad.append(Problem(error.code, id_, error.message))
+            continue
+        if length > longest:
+            bad.append(
+                Problem(
+                    "E602",
+                    id_,
+                    f"{id_}: the target has {length} tokens, more than {longest}",
+                )
+            )
+        else:
+            good.append(id_)
+    return good, bad
+
+
+def _choose_views(available: int, wanted: int, key: tuple[int, ...]) -> list[int]:
+    """`wanted` different view indices, fewer where there are fewer; E405 where there is none."""
+    if available == 0:
+        raise CadmllmError(
+            "E405",
+            "the sample has no view",
+            "make the views: cadmllm data prepare ROOT --out DIR --views",
+        )
+    raw = order.stream(order.VIEWS, *key).random_raw(available)
+    return sorted(int(k) for k in raw.argsort(kind="stable")[:wanted])
