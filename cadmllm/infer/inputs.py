@@ -1,0 +1,149 @@
+"""What a person gives to generate from: a text, pictures, a point cloud, turned into a `Sample`."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cadmllm.corpus.prompt import BARE_REQUEST, clean_caption
+from cadmllm.corpus.types import Cloud, Sample
+from cadmllm.errors import CadmllmError
+
+if TYPE_CHECKING:
+    from cadmllm.models.fusion import CadMLLM
+
+MESHES = frozenset({".stl", ".obj", ".off", ".glb", ".gltf", ".3mf"})
+MOST_PIXELS = 64_000_000  # a 8000 x 8000 picture; beyond it lies a decompression bomb, not a view of a part
+SLIMMEST = 20.0  # sides' ratio: the encoder sees a square cut from the middle, and of a slimmer picture nothing
+MOST_IMAGES = 16
+
+# what Pillow raises on broken files, by plugin: its own error is an OSError, PNG's a SyntaxError, TIFF's and others' the rest
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError, struct.error)
+
+
+def sample_of(
+    prompt: str | None, images: Sequence[Path], cloud: Path | None, *, point_count: int, seed: int, name: str = "prompt"
+) -> Sample:
+    """Read everything that was given.
+
+    Args:
+        prompt: the text; None or blank is allowed beside a cloud or an image, and `BARE_REQUEST` stands for it.
+        images: picture files, any format that Pillow reads.
+        cloud: a point file (.npz, .npy, .ply, ...), mm.
+        point_count: points drawn from it.
+        seed: of that draw.
+        name: id of the sample; random numbers of sampling depend on it.
+
+    Raises:
+        CadmllmError: E703 when there is nothing; E404, E405, E408 for a file or text that cannot be used.
+    """
+    text = (prompt or "").strip()
+    if not text and not images and cloud is None:
+        raise CadmllmError(
+            "E703", "there is nothing to generate from", 'cadmllm infer --prompt "a flange with six holes" (or --image F, or --pc F)'
+        )
+    if len(images) > MOST_IMAGES:
+        raise CadmllmError("E405", f"{len(images)} images were given", f"give at most {MOST_IMAGES} views of one part")
+    combination = "+".join(("text", *(["point_cloud"] if cloud else []), *(["image"] if images else [])))
+    return Sample(
+        id=name,
+        combination=combination,
+        caption=clean_caption(text or BARE_REQUEST, "--prompt"),
+        target=None,
+        clouds=(read_cloud(cloud, point_count, seed),) if cloud is not None else (),
+        images=tuple(read_image(path) for path in images),
+    )
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A picture as RGB uint8 [H, W, 3]: turned as its EXIF says, transparency laid on white, the first frame of several.
+
+    Raises:
+        CadmllmError: E405 when it is no picture, truncated, beyond `MOST_PIXELS`, or slimmer than 1 : `SLIMMEST`.
+    """
+    try:
+        with warnings.catch_warnings():
+            # ours is stricter, and a warning on stderr would be a message without a code
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                _check_size(path, picture.size)
+                picture.load()
+                return _on_white(ImageOps.exif_transpose(picture))
+    except FileNotFoundError:
+        raise CadmllmError("E405", f"{path}: there is no such file", "check the path given to --image") from None
+    except Image.DecompressionBombError:
+        raise _too_large(path) from None
+    except _BROKEN as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CadmllmError("E405", f"{path} is not a picture that can be read: {reason}", "give a PNG, JPEG, WebP, BMP or TIFF") from error
+
+
+def _check_size(path: Path, size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MOST_PIXELS:
+        raise _too_large(path)
+    if min(size) < 1 or max(size) > SLIMMEST * min(size):
+        raise CadmllmError(
+            "E405",
+            f"{path} is {width} x {height} pixels, of which the square that the encoder sees shows nearly nothing",
+            "crop the picture to the part",
+        )
+
+
+def _too_large(path: Path) -> CadmllmError:
+    return CadmllmError(
+        "E405", f"{path} has more than {MOST_PIXELS // 1_000_000} million pixels", "make it smaller: the encoder sees 224 x 224 of it"
+    )
+
+
+def _on_white(picture: Image.Image) -> np.ndarray:
+    if picture.mode.startswith("I"):  # 16-bit grey values, which Pillow would clip at 255 instead of scaling
+        grey = np.asarray(picture, dtype=np.int64).clip(0)
+        picture = Image.fromarray((grey // 257 if grey.max(initial=0) > 255 else grey).clip(0, 255).astype(np.uint8))
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels")
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.array(picture.convert("RGB"))
+
+
+def read_cloud(path: Path, count: int, seed: int) -> Cloud:
+    """`count` points of a file with normals, normalised, with the transform back to the file's coordinates (mm).
+
+    Raises:
+        CadmllmError: E404 when the file is a mesh or no point file.
+    """
+    if path.suffix.lower() in MESHES:
+        raise CadmllmError(
+            "E404",
+            f"{path} is a mesh, and --pc takes points",
+            "save surface points of it, e.g. with trimesh: np.save('points.npy', trimesh.load_mesh(F).sample(8192))",
+        )
+    from cadmllm.corpus.points import load_cloud
+
+    return load_cloud(path, count, seed)
+
+
+def check_modalities(sample: Sample, model: CadMLLM, checkpoint: str) -> None:
+    """Refuse a cloud or an image that the model has no encoder for.
+
+    Raises:
+        CadmllmError: E701 naming the stage that adds the encoder.
+    """
+    for given, tokens, what, stage in (
+        (sample.clouds, model.cloud_tokens, "point clouds", 2),
+        (sample.images, model.image_tokens, "images", 3),
+    ):
+        if given and not tokens:
+            raise CadmllmError(
+                "E701",
+                f"{checkpoint} has no encoder for {what}: stage {stage} of the curriculum adds it",
+                f"train it: cadmllm train {'stage2 stage3' if stage == 3 else 'stage2'}, or name a checkpoint that has it: --checkpoint D",
+            )

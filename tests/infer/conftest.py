@@ -1,0 +1,66 @@
+"""A model that costs nothing: what it says depends on every visible token, its place and the features, as a real one's does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cadmllm.corpus.types import ADDED, CAD_SIZE, Batch
+
+WIDTH = 16
+TEXT_SIZE = 300
+
+
+class Bytes:
+    """A tokenizer of 8-bit characters with what the collator asks of one."""
+
+    pad_token_id = 0
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return [2 + byte for byte in text.encode()]
+
+
+class FakeModel(nn.Module):
+    """Running sums of token features over the visible prefix, a nonlinearity, and a head over the CAD vocabulary.
+
+    Args:
+        seed: of the weights.
+        sharpness: scale of the scores.
+    """
+
+    def __init__(self, seed: int = 0, sharpness: float = 4.0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.rows = nn.Parameter(torch.randn(TEXT_SIZE + len(ADDED), WIDTH, generator=generator))
+        self.turn = nn.Parameter(torch.randn(WIDTH, WIDTH, generator=generator))
+        self.head = nn.Parameter(torch.randn(WIDTH, CAD_SIZE, generator=generator) * sharpness)
+        self.tokenizer, self.text_size = Bytes(), TEXT_SIZE
+        self.cloud_tokens, self.image_tokens = 3, 5
+        self.steps = 0
+
+    def embed(self, batch: Batch) -> Tensor:
+        embeds = self.rows[batch.input_ids]
+        for values in (batch.points, batch.pixels):
+            if values is not None:
+                embeds = embeds + values.double().sum().float()
+        return embeds
+
+    def step(
+        self, embeds: Tensor | None, ids: Tensor | None, mask: Tensor, positions: Tensor, cache: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if embeds is None:
+            assert ids is not None and bool((ids >= self.text_size).all())
+            embeds = self.rows[ids]
+        assert positions.shape == embeds.shape[:2]
+        self.steps += 1
+        seen = mask[:, -embeds.shape[1] :].unsqueeze(-1).to(embeds.dtype)
+        features = torch.sin(embeds @ self.turn + positions.unsqueeze(-1) * 0.37) * seen
+        total = features.double().sum(dim=1) + (cache if cache is not None else 0.0)
+        return torch.tanh(total.float()) @ self.head, total
+
+
+@pytest.fixture(scope="session")
+def fake() -> type[FakeModel]:
+    """The class; tests of several rooms cannot import each other's helpers by path."""
+    return FakeModel
