@@ -75,6 +75,7 @@ CODES: dict[str, str] = {
     "E701": "the checkpoint has no encoder for this modality",
     "E702": "no solid came out",
     "E703": "nothing to generate from",
+    "E704": "the model's scores are not finite numbers",
     # environment
     "E801": "unsupported Python",
     "E802": "a required package is missing or broken",
