@@ -3,6 +3,9 @@
 What real files taught (1,295 of them, 6,310 arcs): `is_outer` is true for every loop; `normal` of an arc or circle is in
 *space* and says nothing about the direction in the sketch; an arc always runs counter-clockwise in its sketch from
 `reference_vector` turned by `start_angle` to it turned by `end_angle`, while `start_point` and `end_point` may be swapped.
+Extrusions that name no profile (their sketch was lost before the file was written) add nothing, as in DeepCAD's own
+converter: of 28 additive files that have some, 21 agree with the recorded box without them, as many as of all files.
+A two-sided extent with a negative first distance is flipped as a whole: it goes to -one and, the other way, to +two.
 """
 
 from __future__ import annotations
@@ -53,16 +56,17 @@ EXTENTS = {
 LEAVE_OUT = "leave this file out of the data set"
 
 
-def read_json(path: str | Path) -> Program:
+def read_json(path: str | Path, notes: list[str] | None = None) -> Program:
     """Read one program file.
 
     Args:
         path: a DeepCAD / Omni-CAD JSON file.
+        notes: gets a line for every extrusion that was left out as it names no profile.
 
     Raises:
         CadmllmError: E201 to E209 and E214, naming the file, the entity and the reason.
     """
-    return parse(load(path), str(path))
+    return parse(load(path), str(path), notes)
 
 
 def load(path: str | Path) -> object:
@@ -100,12 +104,13 @@ def box_of(data: object) -> tuple[Point3, Point3] | None:
     return low, high
 
 
-def parse(data: object, where: str) -> Program:
+def parse(data: object, where: str, notes: list[str] | None = None) -> Program:
     """A program from a parsed JSON value.
 
     Args:
         data: what `json.load` returned.
         where: the file's name, for messages.
+        notes: as in `read_json`.
 
     Raises:
         CadmllmError: E203 (schema), E204 (unknown curve, operation or extent), E205 (numbers), E206 (missing sketch or
@@ -114,7 +119,8 @@ def parse(data: object, where: str) -> Program:
     if not isinstance(data, dict):
         raise _schema(where, "the top level is not an object")
     entities, sequence = _field(data, "entities", dict, where), _field(data, "sequence", list, where)
-    extrudes = []
+    extrudes: list[Extrude] = []
+    empty: list[str] = []
     for item in sequence:
         if not isinstance(item, dict) or not isinstance(item.get("entity"), str):
             raise _schema(where, "an item of 'sequence' is not an object that names an entity")
@@ -124,9 +130,18 @@ def parse(data: object, where: str) -> Program:
             raise CadmllmError("E206", f"{where}: 'sequence' names {show(name)}, which is no entity", LEAVE_OUT)
         kind = entity.get("type")
         if kind == "ExtrudeFeature":
-            extrudes.append(_extrude(entity, entities, f"{where}: extrude {show(name)}"))
+            at = f"{where}: extrude {show(name)}"
+            extrude = _extrude(entity, entities, at)
+            if extrude.sketches:
+                extrudes.append(extrude)
+            else:
+                empty.append(f"{at} names no profile")
         elif kind != "Sketch":
             raise CadmllmError("E204", f"{where}: entity {show(name)} is of the unknown type {show(kind)}", LEAVE_OUT)
+    if empty and not extrudes:
+        raise CadmllmError("E209", empty[0], LEAVE_OUT)
+    if notes is not None:
+        notes.extend(f"{line}: left out" for line in empty)
     return validate(Program(tuple(extrudes)), where)
 
 
@@ -176,8 +191,6 @@ def _extrude(entity: dict[str, Any], entities: dict[str, Any], at: str) -> Extru
         raise CadmllmError("E204", f"{at}: unknown operation {show(entity.get('operation'))}", LEAVE_OUT)
     extent = _extent(entity, at)
     named = _field(entity, "profiles", list, at)
-    if not named:
-        raise CadmllmError("E209", f"{at} names no profile", LEAVE_OUT)
     sketches: list[Sketch] = []
     before = None
     for item in named:
@@ -205,8 +218,10 @@ def _extent(entity: dict[str, Any], at: str) -> Extent:
     if start is not None and (not isinstance(start, dict) or start.get("type") != "ProfilePlaneStartDefinition"):
         raise CadmllmError("E204", f"{at}: unknown start_extent: an extrusion must start on its sketch plane", LEAVE_OUT)
     one = _distance(entity, "extent_one", at)
-    two = _distance(entity, "extent_two", at) if kind is ExtentType.TWO_SIDES else 0.0
-    return Extent(kind, one, two)
+    if kind is not ExtentType.TWO_SIDES:
+        return Extent(kind, one)
+    two = _distance(entity, "extent_two", at)
+    return Extent(kind, two, -one) if one < 0.0 else Extent(kind, one, two)
 
 
 def _distance(entity: dict[str, Any], key: str, at: str) -> float:
