@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 COMBINATIONS = ("text", "text+point_cloud", "text+image", "text+point_cloud+image")
 
@@ -18,7 +18,7 @@ COMBINATIONS = ("text", "text+point_cloud", "text+image", "text+point_cloud+imag
 class Group(BaseModel):
     """A group of settings: unknown keys are refused, values are checked on assignment, too."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class ModelSettings(Group):
@@ -38,6 +38,7 @@ class ModelSettings(Group):
     point_tokens: int = Field(257, ge=1, description="tokens a cloud (michelangelo: 257 all, 1 the shape token alone)")
     fourier_width: int = Field(256, ge=16, description="hidden width of the fourier encoder")
     image_encoder: str = Field("facebook/dinov2-large", description="hub name, local folder, or 'tiny' (trained here)")
+    image_tokens: int = Field(257, ge=1, description="tokens a view: n*n pooled patches, plus 1 with the CLS token (257: all)")
     image_views: int = Field(1, ge=1, le=8, description="views a training sample shows")
     train_encoders: bool = Field(False, description="also train the encoders (the curriculum keeps them frozen)")
 
@@ -178,6 +179,11 @@ class Settings(BaseSettings):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: cuda when there is one")
     dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="float16 uses a gradient scaler")
 
-    model_config = SettingsConfigDict(
-        env_prefix="CADMLLM_", env_nested_delimiter="__", extra="forbid", validate_assignment=True, protected_namespaces=()
-    )
+    model_config = SettingsConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, protected_namespaces=())
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Values come from `resolve.py` alone, which reads the environment and remembers where each value came from."""
+        return (init_settings,)

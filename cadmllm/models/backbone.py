@@ -1,0 +1,241 @@
+"""The language model: any Qwen3-style causal LM, from a local folder or the hub, without its output matrix.
+
+Answers are predicted over the CAD vocabulary alone (`rows.py`), so the inner decoder is loaded and full logits never exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cadmllm.errors import CadmllmError
+from cadmllm.models.rows import vocabulary_hash
+from cadmllm.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TINY_BASE = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny-base"
+ROWS_FILE = "cad_rows.safetensors"
+# what from_pretrained raises for files that are missing, cut short, of another model, or behind a network that is not there
+LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError, SafetensorError)
+
+
+@dataclass(slots=True)
+class Backbone:
+    """A loaded language model.
+
+    Attributes:
+        model: the inner decoder (no output matrix), perhaps with LoRA around its linears; gives last_hidden_state.
+        tokenizer: fast, as it came: nothing is added to it, prompts insert the ids of added items themselves.
+        text_size: its number of items; item k of `ADDED` has id text_size + k.
+        base_dir: the local folder it came from; None for a hub name.
+        rows_init: 'input' and 'output' rows that the base brings along (the bundled tiny base), else None.
+        fingerprint: of the base (configuration, tokenizer, norm weights), as checkpoints record it.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    text_size: int
+    base_dir: Path | None
+    rows_init: dict[str, Tensor] | None
+    fingerprint: dict[str, str]
+
+
+def pick_device(settings: Settings) -> torch.device:
+    """`settings.device`, where 'auto' is CUDA when there is one."""
+    name = settings.device
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
+
+
+def load_backbone(settings: Settings, device: torch.device | None = None) -> Backbone:
+    """Load decoder and tokenizer, freeze the decoder and wrap it in LoRA, or leave all of it trainable.
+
+    Without LoRA the weights are float32 (the optimizer's master copy) and `settings.dtype` is the autocast type.
+
+    Raises:
+        CadmllmError: E501, naming what is missing or broken.
+    """
+    device = device or pick_device(settings)
+    source, folder = _locate(settings.model.llm)
+    with _quiet_transformers():
+        tokenizer = _load_tokenizer(source)
+        model = _load_decoder(source, settings, device)
+    text_size = len(tokenizer)
+    if model.get_input_embeddings().weight.shape[0] < text_size:
+        raise _unloadable(source, f"its tokenizer has {text_size} items, more than its embedding's rows")
+    fingerprint = _fingerprint(model, tokenizer)
+    if settings.lora.enabled:
+        model = _with_lora(model, settings, source)
+    else:
+        model.requires_grad_(True)
+    return Backbone(model, tokenizer, text_size, folder, _read_rows(folder, model.config.hidden_size), fingerprint)
+
+
+def _locate(name: str) -> tuple[str, Path | None]:
+    """What to hand to transformers, and the folder if it is one."""
+    if name == "tiny":
+        name = str(TINY_BASE)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        missing = [part for part in ("config.json", "tokenizer.json") if not (folder / part).is_file()]
+        if missing:
+            raise _unloadable(name, f"the folder has no {missing[0]}")
+        return str(folder), folder
+    if folder.exists():
+        raise _unloadable(name, "this is a file, not a model folder")
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise _unloadable(name, "there is no such folder")
+    return name, None
+
+
+def _unloadable(source: str, reason: str) -> CadmllmError:
+    remedy = "give a folder with config.json, tokenizer.json and *.safetensors, or a hub name: `--set model.llm=Qwen/Qwen3-8B`"
+    if source not in ("tiny", str(TINY_BASE)):
+        remedy += "; `--set model.llm=tiny` is the bundled base, which needs no download"
+    return CadmllmError("E501", f"language model {source}: {reason}", remedy)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    # the loader reports the output matrix as unexpected, which is what we ask for; what is truly missing is checked below
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _load_tokenizer(source: str) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except LOAD_ERRORS as error:
+        raise _unloadable(source, f"its tokenizer cannot be loaded ({_first_line(error)})") from error
+    except Exception as error:  # the tokenizers library raises bare Exception for a broken tokenizer.json
+        raise _unloadable(source, f"its tokenizer.json is broken ({_first_line(error)})") from error
+    if not tokenizer.is_fast:
+        raise _unloadable(source, "it has no fast tokenizer (tokenizer.json)")
+    return tokenizer
+
+
+def _load_decoder(source: str, settings: Settings, device: torch.device) -> PreTrainedModel:
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    options = _load_options(settings, device)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if type(config) not in AutoModelForCausalLM._model_mapping:
+            raise _unloadable(source, f"a {config.model_type} is not a causal language model")
+        model, report = AutoModel.from_pretrained(
+            source, config=config, trust_remote_code=False, output_loading_info=True, **options
+        )
+    except LOAD_ERRORS as error:
+        raise _unloadable(source, _first_line(error)) from error
+    if report["missing_keys"]:
+        # transformers would start them at random and go on
+        raise _unloadable(
+            source, f"its weights lack {sorted(report['missing_keys'])[0]} and {len(report['missing_keys']) - 1} more"
+        )
+    model.requires_grad_(False)
+    return model
+
+
+def _load_options(settings: Settings, device: torch.device) -> dict[str, Any]:
+    dtype = getattr(torch, settings.dtype)
+    options: dict[str, Any] = {"dtype": dtype if settings.lora.enabled else torch.float32}
+    if settings.model.attention != "auto":
+        options["attn_implementation"] = settings.model.attention
+    if settings.model.quantization == "nf4":
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise CadmllmError(
+                "E501", "model.quantization=nf4 needs bitsandbytes, which is not installed", "pip install 'cadmllm[qlora]'"
+            )
+        if not settings.lora.enabled:
+            raise CadmllmError("E105", "nf4 weights cannot be trained themselves", "use `--set lora.enabled=true` with nf4")
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    if device.type == "cuda" or settings.model.quantization == "nf4":
+        options["device_map"] = {"": str(device)}  # straight to the card: no second copy in RAM
+    return options
+
+
+def _with_lora(model: PreTrainedModel, settings: Settings, source: str) -> PreTrainedModel:
+    from peft import LoraConfig, get_peft_model
+
+    present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    absent = [name for name in LORA_TARGETS if name not in present]
+    if absent:
+        raise _unloadable(source, f"it has no linear layer called {absent[0]}: not a Qwen3-style model")
+    lora = settings.lora
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(LORA_TARGETS), bias="none"
+    )
+    return get_peft_model(model, config)
+
+
+def _fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+    """Short hashes of what a checkpoint built on this base depends on.
+
+    Of the weights only the norms are read: a few hundred kilobytes at most, never quantised, and different in any two trained
+    models. They are compared as bfloat16, so that the type a base is loaded in does not matter.
+    """
+    from hashlib import sha256
+
+    config = model.config
+    shape = (config.model_type, config.hidden_size, config.num_hidden_layers, config.vocab_size, config.intermediate_size)
+    items = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
+    norms = sha256()
+    for name, value in model.named_parameters():
+        if value.ndim == 1:
+            norms.update(name.encode() + value.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return {
+        "config": sha256(json.dumps(shape).encode()).hexdigest()[:16],
+        "tokenizer": sha256(items.encode()).hexdigest()[:16],
+        "weights": norms.hexdigest()[:16],
+    }
+
+
+def _read_rows(folder: Path | None, width: int) -> dict[str, Tensor] | None:
+    """The rows a base folder brings along, checked against today's vocabulary."""
+    if folder is None or not (folder / ROWS_FILE).is_file():
+        return None
+    from safetensors import safe_open
+
+    path = folder / ROWS_FILE
+    try:
+        with safe_open(path, "pt") as file:
+            vocabulary = (file.metadata() or {}).get("vocabulary")
+        rows = {name: value.float() for name, value in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise _unloadable(str(folder), f"{ROWS_FILE} is broken ({_first_line(error)})") from error
+    if vocabulary != vocabulary_hash() or sorted(rows) != ["input", "output"] or any(r.shape[1] != width for r in rows.values()):
+        raise CadmllmError(
+            "E504",
+            f"{path} was made for another CAD vocabulary ({vocabulary}, now {vocabulary_hash()})",
+            f"make the base again with `python checkpoints/make_tiny_base.py`, or delete {path} to start with fresh rows",
+        )
+    return rows
