@@ -1,7 +1,7 @@
 """The finite-state grammar of the token language, as tables: what may follow, and where it leads.
 
 Every sequence that runs from `START` to `DONE` parses into instructions; every sequence that the encoder writes is accepted. The tables
-are built once from `vocabulary.SLOTS` at import (about 170 states), so that a decoder masks a step by one row look-up.
+are built once from `vocabulary.SLOTS` at import (some 400 states), so that a decoder masks a step by one row look-up.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class _Builder:
     def __init__(self) -> None:
         self.names: dict[tuple, int] = {}
         self.edges: list[dict[int, int]] = []
+        self.skips: list[tuple[int, int]] = []  # (state, state that may also stand for it): an optional item that is absent
 
     def state(self, key: tuple) -> int:
         if key not in self.names:
@@ -71,7 +72,8 @@ class _Builder:
         return self.names[key]
 
     def _fill(self, key: tuple) -> None:
-        edges = self.edges[self.names[key]]
+        number = self.names[key]
+        edges = self.edges[number]
         if key[0] == "place":
             _, place, fresh = key
             for command in _PLACES[place]:
@@ -81,12 +83,21 @@ class _Builder:
                     edges[INDEX[command]] = self._next(command, 0, place, fresh)
         elif key[0] == "number":
             _, command, slot, place, fresh = key
-            self._number(edges, SLOTS[command][slot], (command, slot + 1, place, fresh))
+            self._number(number, SLOTS[command][slot], (command, slot + 1, place, fresh))
         elif key[0] == "fine":  # after a level that may, or must, be followed by a fine item
             _, after, must = key
             edges.update({FINE_BASE + k: self._next(*after) for k in range(1, GRID.fine)})
             if not must:
-                edges.update(self.edges[self._next(*after)])
+                self.skips.append((number, self._next(*after)))
+
+    def settle(self) -> None:
+        """Let absent optional items pass; only possible once every state is filled, as programs loop."""
+        changed = True
+        while changed:
+            before = sum(len(edges) for edges in self.edges)
+            for state, behind in self.skips:
+                self.edges[state].update(self.edges[behind])
+            changed = sum(len(edges) for edges in self.edges) != before
 
     def _next(self, command: str, slot: int, place: str, fresh: bool) -> int:
         if command == "end":
@@ -95,7 +106,9 @@ class _Builder:
             return self.state(("number", command, slot, place, fresh))
         return self.state(("place", _after(command, place), fresh and command not in EXTRUDES))
 
-    def _number(self, edges: dict[int, int], kind: str, after: tuple) -> None:
+    def _number(self, number: int, kind: str, after: tuple) -> None:
+        edges = self.edges[number]
+
         def level(first: int, last: int, state: int) -> None:
             edges.update({NUMBER_BASE + k: state for k in range(first, last + 1)})
 
@@ -104,7 +117,7 @@ class _Builder:
             level(100, 999, whole)
         elif kind == "thousandths":  # optional: absent means none
             level(1, 999, whole)
-            edges.update(self.edges[whole])
+            self.skips.append((number, whole))
         elif kind == "exponent":
             edges.update({INDEX[f"e{k}"]: whole for k in EXPONENTS})
         else:
@@ -125,6 +138,7 @@ class _Builder:
 def _tables() -> tuple[np.ndarray, np.ndarray, int, int]:
     builder = _Builder()
     start = builder.state(("place", "begin", True))
+    builder.settle()
     done = builder.names[("done",)]
     following = np.full((len(builder.edges), len(VOCABULARY)), NO_STATE, dtype=np.int32)
     for state, edges in enumerate(builder.edges):

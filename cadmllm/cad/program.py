@@ -246,7 +246,9 @@ def _check_loop(loop: Loop, at: str) -> None:
     for one, after in zip(chain, chain[1:] + chain[:1], strict=True):
         gap = math.dist(one.end, after.start)
         if gap > CLOSURE * max(size, 1e-12):
-            raise CadmllmError("E207", f"{at} is open: a gap of {gap:.6g} mm at {one.end}", "close the loop or leave the file out")
+            raise CadmllmError(
+                "E207", f"{at} is open: a gap of {gap:.6g} mm at {one.end}", "close the loop or leave the file out"
+            )
     if len(chain) == 1 or (len(chain) == 2 and all(isinstance(curve, Line) for curve in chain)):
         raise CadmllmError("E207", f"{at} encloses no area", "leave this file out of the data set")
 

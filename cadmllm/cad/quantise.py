@@ -135,7 +135,9 @@ class _Writer:
     def extrude(self, extrude: Extrude, number: int) -> None:
         first = not any(i.command.startswith("new_") for i in self.out)
         if first and extrude.operation in (Operation.CUT, Operation.INTERSECT):
-            self.notes.append(f"extrude {number + 1}: a {extrude.operation.value} before there is material does nothing and was left out")
+            self.notes.append(
+                f"extrude {number + 1}: a {extrude.operation.value} before there is material does nothing and was left out"
+            )
             return
         low, high = extrude.extent.interval
         placed = [self._place(sketch, low, high) for sketch in extrude.sketches]
@@ -190,7 +192,9 @@ class _Writer:
                 continue
             holes = [_loop(loop, flat, place.sign, self.unit, self.grid, "hole_") for loop in profile.inner]
             if not all(holes):
-                self.notes.append(f"{where}: {sum(not h for h in holes)} holes of profile {k + 1} are finer than the grid and were left out")
+                self.notes.append(
+                    f"{where}: {sum(not h for h in holes)} holes of profile {k + 1} are finer than the grid and were left out"
+                )
             groups.append((outer, *sorted((h for h in holes if h), key=_order)))
         groups.sort(key=lambda group: _order(group[0]))
         return [instruction for group in groups for loop in group for instruction in loop]

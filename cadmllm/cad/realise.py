@@ -1,4 +1,9 @@
-"""Instructions -> Program: the inverse of `quantise`, exact on the grid."""
+"""Instructions -> Program: the inverse of `quantise`.
+
+A grid position stands for an interval of half a step to each side, and a designer's number is a round one: of the numbers in that interval
+the one with the fewest decimals is taken (a hole of 4.0991 mm becomes 4.1). Neighbouring positions never become the same number, x and -x
+stay opposite, and lengths are differences of such positions, so that what coincides on the grid coincides in the part.
+"""
 
 from __future__ import annotations
 
@@ -54,11 +59,22 @@ def realise(instructions: Sequence[Instruction], transform: Transform | None = N
     return Program(tuple(extrudes))
 
 
+def roundest(value: float, tolerance: float) -> float:
+    """The number with the fewest decimals within `tolerance` (> 0) of `value`; powers of ten above one count as fewer."""
+    digits = -math.floor(math.log10(tolerance)) - 2
+    while True:
+        rounded = round(value, digits)
+        if abs(rounded - value) <= tolerance:
+            return rounded + 0.0  # no negative zero
+        digits += 1
+
+
 class _Reader:
     """The pen, and the sketches that wait for their extrude."""
 
     def __init__(self, unit: float, center: Point3, grid: Grid) -> None:
         self.unit, self.center, self.grid = unit, center, grid
+        self.height = 0  # of the latest plane, in steps
         self.sketches: list[tuple[Plane, list[list[Loop]]]] = []
         self.curves: list[Curve] = []
         self.start: Point2 = (0.0, 0.0)
@@ -79,9 +95,10 @@ class _Reader:
 
     def extrude(self, instruction: Instruction) -> Extrude:
         operation, direction = instruction.command.split("_")
-        lengths = [n / self.unit for n in instruction.numbers]
-        one = -lengths[0] if direction == "down" else lengths[0]
-        extent = Extent(_EXTENTS[direction], one, lengths[1] if direction == "two" else 0.0)
+        numbers = instruction.numbers
+        one = self._between(self.height, self.height + (-numbers[0] if direction == "down" else numbers[0]))
+        two = self._between(self.height - numbers[1], self.height) if direction == "two" else 0.0
+        extent = Extent(_EXTENTS[direction], one, two)
         sketches = tuple(
             Sketch(plane, tuple(Profile(loops[0], tuple(loops[1:])) for loops in profiles)) for plane, profiles in self.sketches
         )
@@ -94,16 +111,23 @@ class _Reader:
             u, _, normal = axes_of(numbers[0] * turn, numbers[1] * turn)
         else:
             u, _, normal = AXES[command]
-        height = numbers[-1] / self.unit
+        self.height = numbers[-1]
+        height = self._mm(self.height)
         x, y, z = (c + height * n for c, n in zip(self.center, normal, strict=True))
         return Plane((x, y, z), u, normal)
 
     def _point(self, numbers: tuple[int, ...]) -> Point2:
-        return numbers[0] / self.unit, numbers[1] / self.unit
+        return self._mm(numbers[0]), self._mm(numbers[1])
+
+    def _mm(self, steps: int) -> float:
+        return roundest(steps / self.unit, 0.499 / self.unit)
+
+    def _between(self, low: int, high: int) -> float:
+        return self._mm(high) - self._mm(low)
 
     def _shape(self, command: str, numbers: tuple[int, ...]) -> None:
         if command == "circle":
-            self._loop((Circle(self._point(numbers), numbers[2] / self.unit),))
+            self._loop((Circle(self._point(numbers), self._mm(numbers[2])),))
         elif command == "rect":
             x0, y0, width, height = numbers
             corners = [self._point(p) for p in ((x0, y0), (x0 + width, y0), (x0 + width, y0 + height), (x0, y0 + height))]
@@ -114,9 +138,9 @@ class _Reader:
 
     def _curve(self, command: str, numbers: tuple[int, ...]) -> None:
         if command == "hline":
-            self._to((numbers[0] / self.unit, self.pen[1]), 0)
+            self._to((self._mm(numbers[0]), self.pen[1]), 0)
         elif command == "vline":
-            self._to((self.pen[0], numbers[0] / self.unit), 0)
+            self._to((self.pen[0], self._mm(numbers[0])), 0)
         elif command == "line":
             self._to(self._point(numbers), 0)
         else:

@@ -22,7 +22,19 @@ from cadmllm.cad.grammar import first_fault
 from cadmllm.cad.program import Program
 from cadmllm.cad.quantise import quantise
 from cadmllm.cad.realise import realise
-from cadmllm.cad.vocabulary import COMMANDS, END, EXPONENTS, FINE_BASE, GRID, INDEX, NUMBER_BASE, SLOTS, VOCABULARY, Grid, Instruction
+from cadmllm.cad.vocabulary import (
+    COMMANDS,
+    END,
+    EXPONENTS,
+    FINE_BASE,
+    GRID,
+    INDEX,
+    NUMBER_BASE,
+    SLOTS,
+    VOCABULARY,
+    Grid,
+    Instruction,
+)
 from cadmllm.errors import CadmllmError
 
 _ANGLES = ("sweep", "tilt", "turn")
@@ -92,7 +104,11 @@ def parse(tokens: Sequence[int]) -> list[Instruction]:
     fault = first_fault(tokens)
     if fault is not None:
         position = fault[0]
-        found = f"token {position + 1} ({_name(tokens[position])})" if position < len(tokens) else f"the end after {len(tokens)} tokens"
+        found = (
+            f"token {position + 1} ({_name(tokens[position])})"
+            if position < len(tokens)
+            else f"the end after {len(tokens)} tokens"
+        )
         raise CadmllmError("E211", f"{found} may not stand there", "generate with the grammar on, or correct the text")
     out: list[Instruction] = []
     place = 0
