@@ -21,6 +21,7 @@ class Exit(IntEnum):
     INTERNAL = 3
     RESUMABLE = 75
     INTERRUPTED = 130
+    PIPE = 141
 
 
 CODES: dict[str, str] = {
@@ -30,6 +31,7 @@ CODES: dict[str, str] = {
     "E103": "unknown preset",
     "E104": "a settings file is not valid TOML",
     "E105": "options that do not go together",
+    "E106": "the command line is wrong (unknown option or command, missing or surplus argument)",
     # the CAD language and its files
     "E201": "file not found or not readable",
     "E202": "not valid JSON",
@@ -71,6 +73,7 @@ CODES: dict[str, str] = {
     "E604": "nothing to resume",
     "E605": "the run folder holds another run",
     "E606": "a batch without a supervised token",
+    "E607": "a checkpoint cannot be written",
     # inference
     "E701": "the checkpoint has no encoder for this modality",
     "E702": "no solid came out",
