@@ -40,7 +40,9 @@ class Tables:
         return int(self.cost[self.start].min())
 
 
-def tables(allowed: np.ndarray, following: np.ndarray, to_end: np.ndarray, start: int, done: int, device: torch.device | str) -> Tables:
+def tables(
+    allowed: np.ndarray, following: np.ndarray, to_end: np.ndarray, start: int, done: int, device: torch.device | str
+) -> Tables:
     """Put a grammar's arrays into the form that decoding needs.
 
     Args:

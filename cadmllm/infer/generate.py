@@ -74,7 +74,7 @@ def generate(
     Raises:
         CadmllmError: E102 when no complete program fits into `max_new_tokens`; E704 when the model computes no finite scores.
     """
-    device = next(model.parameters()).device
+    device = model.device
     tables = cad_tables(device) if grammar else None
     collator = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, 1 << 20)
     draws = _uniforms([sample.id for sample in samples], seed, max_new_tokens) if temperature > 0.0 else None
@@ -147,7 +147,9 @@ def _answers(tokens: Tensor, likelihood: Tensor, prompts: Tensor) -> list[Answer
     for row, gained, prompt in zip(tokens.tolist(), likelihood.tolist(), prompts.tolist(), strict=True):
         if math.isnan(gained):
             raise CadmllmError(
-                "E704", "the model's scores are not finite numbers", "train again from an earlier checkpoint, or use --set dtype=float32"
+                "E704",
+                "the model's scores are not finite numbers",
+                "train again from an earlier checkpoint, or use --set dtype=float32",
             )
         finished = END in row
         answers.append(Answer(tuple(row[: row.index(END) + 1] if finished else row), finished, gained, prompt))

@@ -46,7 +46,9 @@ def sample_of(
     text = (prompt or "").strip()
     if not text and not images and cloud is None:
         raise CadmllmError(
-            "E703", "there is nothing to generate from", 'cadmllm infer --prompt "a flange with six holes" (or --image F, or --pc F)'
+            "E703",
+            "there is nothing to generate from",
+            'cadmllm infer --prompt "a flange with six holes" (or --image F, or --pc F)',
         )
     if len(images) > MOST_IMAGES:
         raise CadmllmError("E405", f"{len(images)} images were given", f"give at most {MOST_IMAGES} views of one part")
@@ -81,7 +83,9 @@ def read_image(path: Path) -> np.ndarray:
         raise _too_large(path) from None
     except _BROKEN as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CadmllmError("E405", f"{path} is not a picture that can be read: {reason}", "give a PNG, JPEG, WebP, BMP or TIFF") from error
+        raise CadmllmError(
+            "E405", f"{path} is not a picture that can be read: {reason}", "give a PNG, JPEG, WebP, BMP or TIFF"
+        ) from error
 
 
 def _check_size(path: Path, size: tuple[int, int]) -> None:
@@ -98,7 +102,9 @@ def _check_size(path: Path, size: tuple[int, int]) -> None:
 
 def _too_large(path: Path) -> CadmllmError:
     return CadmllmError(
-        "E405", f"{path} has more than {MOST_PIXELS // 1_000_000} million pixels", "make it smaller: the encoder sees 224 x 224 of it"
+        "E405",
+        f"{path} has more than {MOST_PIXELS // 1_000_000} million pixels",
+        "make it smaller: the encoder sees 224 x 224 of it",
     )
 
 
@@ -137,13 +143,13 @@ def check_modalities(sample: Sample, model: CadMLLM, checkpoint: str) -> None:
     Raises:
         CadmllmError: E701 naming the stage that adds the encoder.
     """
-    for given, tokens, what, stage in (
-        (sample.clouds, model.cloud_tokens, "point clouds", 2),
-        (sample.images, model.image_tokens, "images", 3),
+    for given, encoder, what, stage in (
+        (sample.clouds, model.points, "point clouds", 2),
+        (sample.images, model.images, "images", 3),
     ):
-        if given and not tokens:
+        if given and encoder is None:
             raise CadmllmError(
                 "E701",
                 f"{checkpoint} has no encoder for {what}: stage {stage} of the curriculum adds it",
-                f"train it: cadmllm train {'stage2 stage3' if stage == 3 else 'stage2'}, or name a checkpoint that has it: --checkpoint D",
+                f"train it: cadmllm train {'stage2 stage3' if stage == 3 else 'stage2'}, or name one that has it: --checkpoint D",
             )

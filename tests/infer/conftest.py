@@ -37,7 +37,12 @@ class FakeModel(nn.Module):
         self.head = nn.Parameter(torch.randn(WIDTH, CAD_SIZE, generator=generator) * sharpness)
         self.tokenizer, self.text_size = Bytes(), TEXT_SIZE
         self.cloud_tokens, self.image_tokens = 3, 5
+        self.points = self.images = nn.Identity()
         self.steps = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.rows.device
 
     def embed(self, batch: Batch) -> Tensor:
         embeds = self.rows[batch.input_ids]
@@ -50,7 +55,8 @@ class FakeModel(nn.Module):
         self, embeds: Tensor | None, ids: Tensor | None, mask: Tensor, positions: Tensor, cache: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         if embeds is None:
-            assert ids is not None and bool((ids >= self.text_size).all())
+            assert ids is not None
+            assert bool((ids >= self.text_size).all())
             embeds = self.rows[ids]
         assert positions.shape == embeds.shape[:2]
         self.steps += 1

@@ -88,4 +88,5 @@ def test_masking_leaves_the_given_scores_alone(cad: Tables) -> None:
     masked = Constraint(cad, 3, 64).mask(logits)
     assert torch.equal(logits, before)
     kept = masked > float("-inf")
-    assert torch.equal(masked[kept], logits[kept]) and not bool(kept.all())
+    assert torch.equal(masked[kept], logits[kept])
+    assert not bool(kept.all())

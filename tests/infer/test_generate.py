@@ -17,7 +17,13 @@ from cadmllm.infer.generate import Answer, Sampler, generate
 
 torch.set_num_threads(1)
 
-PROMPTS = ("a plate", "a flange with six holes on a circle, and a boss in the middle of it", "x", "a long shaft with three steps", "a ring")
+PROMPTS = (
+    "a plate",
+    "a flange with six holes on a circle, and a boss in the middle of it",
+    "x",
+    "a long shaft with three steps",
+    "a ring",
+)
 
 
 def samples(captions: tuple[str, ...] = PROMPTS) -> list[Sample]:
@@ -44,7 +50,9 @@ def test_a_batch_answers_like_one_by_one(fake, temperature: float) -> None:
 def test_every_answer_is_complete_and_within_the_limit(fake) -> None:
     for limit in (24, 60):
         for answer in generate(fake(seed=limit), samples(), max_new_tokens=limit, temperature=2.0):
-            assert answer.finished and answer.tokens[-1] == END and answer.tokens.count(END) == 1
+            assert answer.finished
+            assert answer.tokens[-1] == END
+            assert answer.tokens.count(END) == 1
             assert len(answer.tokens) <= limit
             assert grammar.accepts(list(answer.tokens))
 
@@ -103,7 +111,8 @@ def test_stops_when_all_are_done(fake) -> None:
 def test_the_model_keeps_its_mode_and_its_gradients_work(fake) -> None:
     model = fake().train()
     generate(model, samples()[:1], max_new_tokens=24)
-    assert model.training and model.rows.requires_grad
+    assert model.training
+    assert model.rows.requires_grad
     model.eval()
     generate(model, samples()[:1], max_new_tokens=24)
     assert not model.training

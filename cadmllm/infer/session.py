@@ -1,0 +1,109 @@
+"""One inference from settings and inputs to a record: which checkpoint, what was given, what was written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cadmllm.cad.workshop import Workshop
+from cadmllm.infer.answer import check_out, checkpoint_hash, deliver, shown
+from cadmllm.infer.generate import generate
+from cadmllm.infer.inputs import check_modalities, sample_of
+from cadmllm.models.fusion import CadMLLM, build_model
+from cadmllm.models.stages import MANIFEST, newest_complete_stage, sha256
+from cadmllm.models.weights import load_model
+
+if TYPE_CHECKING:
+    from cadmllm.console import Console
+    from cadmllm.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded model, its folder (None: the bundled base), and what to call it."""
+
+    model: CadMLLM
+    folder: Path | None
+    name: str
+
+
+def find_checkpoint(settings: Settings) -> Path | None:
+    """The folder to load: `infer.checkpoint` (or, where that is a run, its newest stage), else the newest stage of `run.dir`."""
+    given = settings.infer.checkpoint
+    if given is None:
+        return newest_complete_stage(settings.run.dir)
+    if not (given / MANIFEST).is_file():
+        return newest_complete_stage(given) or given
+    return given
+
+
+def load_checkpoint(settings: Settings, console: Console) -> Checkpoint:
+    """Load what `find_checkpoint` finds, else the bundled tiny base as a model of stage 1, and say which on standard error.
+
+    Raises:
+        CadmllmError: E503, E504 for a checkpoint that is incomplete or of another model; E501 to E502 from its parts.
+    """
+    folder = find_checkpoint(settings)
+    if folder is not None:
+        console.note(f"checkpoint: {folder}")
+        return Checkpoint(load_model(folder, settings), folder, shown(folder))
+    console.warn(f"no finished stage in {settings.run.dir}: the bundled tiny base answers, which knows text alone")
+    base = settings.model_copy(deep=True)
+    base.model.llm, base.model.quantization, base.lora.enabled = "tiny", "none", False
+    return Checkpoint(build_model(base, stage=1), None, "tiny-base (bundled)")
+
+
+def run(settings: Settings, console: Console, prompt: str | None, images: Sequence[Path], cloud: Path | None) -> dict[str, Any]:
+    """Answer one request and write the answer to `infer.out`.
+
+    Args:
+        settings: resolved; `infer`, `kernel`, `run`, `model` are read.
+        console: says which checkpoint answers.
+        prompt, images, cloud: as for `inputs.sample_of`.
+
+    Returns:
+        The record as written; its verdict need not be OK.
+
+    Raises:
+        CadmllmError: E703, E404, E405, E408 (inputs), E503, E504 (checkpoint), E701 (modality), E102, E704, E303.
+    """
+    asked = settings.infer
+    sample = sample_of(prompt, images, cloud, point_count=settings.model.point_count, seed=asked.seed)
+    check_out(asked.out)
+    checkpoint = load_checkpoint(settings, console)
+    check_modalities(sample, checkpoint.model, checkpoint.name)
+    began = time.perf_counter()
+    (answer,) = generate(
+        checkpoint.model,
+        [sample],
+        max_new_tokens=asked.max_new_tokens,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        seed=asked.seed,
+    )
+    record = {
+        "prompt": sample.caption,
+        "inputs": [_input(path, "image") for path in images] + ([_input(cloud, "point cloud")] if cloud else []),
+        "checkpoint": {
+            "path": checkpoint.name,
+            "stage": checkpoint.model.stage,
+            "sha256": checkpoint_hash(checkpoint.folder) if checkpoint.folder else None,
+            "base": checkpoint.model.fingerprint,
+        },
+        "settings": {
+            "seed": asked.seed,
+            "temperature": asked.temperature,
+            "top_p": asked.top_p,
+            "max_new_tokens": asked.max_new_tokens,
+        },
+        "generate_seconds": round(time.perf_counter() - began, 3),
+    }
+    with Workshop(1, settings.kernel.timeout) as workshop:
+        return deliver(answer, sample, asked.out, record, workshop)
+
+
+def _input(path: Path, kind: str) -> dict[str, str]:
+    return {"kind": kind, "file": shown(path), "sha256": sha256(path)}
