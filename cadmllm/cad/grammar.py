@@ -1,7 +1,7 @@
 """The finite-state grammar of the token language, as tables: what may follow, and where it leads.
 
-Every sequence that runs from `START` to `DONE` parses into instructions; every sequence that the encoder writes is accepted. The tables
-are built once from `vocabulary.SLOTS` at import (some 400 states), so that a decoder masks a step by one row look-up.
+Every sequence that runs from `START` to `DONE` parses into instructions; every sequence that the encoder writes is accepted.
+The tables are built once from `vocabulary.SLOTS` at import (some 400 states), so that a decoder masks a step by one row look-up.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ TO_END = _distance(NEXT, DONE)
 
 
 def first_fault(tokens: Iterable[int]) -> tuple[int, int] | None:
-    """(position, state) of the first token that may not stand where it stands; the length for an unfinished sequence; None if accepted."""
+    """(position, state) of the first token that may not stand there; the length for an unfinished sequence; None if accepted."""
     state = START
     position = -1
     for position, token in enumerate(tokens):

@@ -1,8 +1,9 @@
 """Program -> instructions: every coordinate on one shared grid, so that what coincides stays coincident.
 
-The part is centred and scaled into the cube [-1, 1] (`normal_frame`). Sketch coordinates are re-expressed in the axes of that cube
-(for a plane across x: (y, z); y: (z, x); z: (x, y)), and an extrusion's end is rounded as a position: its length is the difference of two grid
-values. So a boss that stands on a face, aligned sketches and faces that meet share one integer. Lengths of rectangles likewise.
+The part is centred and scaled into the cube [-1, 1] (`normal_frame`). Sketch coordinates are re-expressed in the axes of that
+cube (for a plane across x: (y, z); y: (z, x); z: (x, y)), and an extrusion's end is rounded as a position: its length is the
+difference of two grid values. So a boss that stands on a face, aligned sketches and faces that meet share one integer. Lengths
+of rectangles likewise.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def axes_of(theta: float, phi: float) -> tuple[Point3, Point3, Point3]:
 
 @dataclass(slots=True)
 class _Placed:
-    """A sketch's plane in canonical axes: its instruction head, axes, height of the plane and of the extrusion (steps, unrounded)."""
+    """A sketch's plane in canonical axes: instruction head, axes, heights of plane and extrusion (steps, unrounded)."""
 
     command: str
     angles: tuple[int, ...]

@@ -1,8 +1,9 @@
 """Instructions -> Program: the inverse of `quantise`.
 
-A grid position stands for an interval of half a step to each side, and a designer's number is a round one: of the numbers in that interval
-the one with the fewest decimals is taken (a hole of 4.0991 mm becomes 4.1). Neighbouring positions never become the same number, x and -x
-stay opposite, and lengths are differences of such positions, so that what coincides on the grid coincides in the part.
+A grid position stands for an interval of half a step to each side, and a designer's number is a round one: of the numbers in
+that interval the one with the fewest decimals is taken (a hole of 4.0991 mm becomes 4.1). Neighbouring positions never become
+the same number, x and -x stay opposite, and lengths are differences of such positions, so that what coincides on the grid
+coincides in the part.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def realise(instructions: Sequence[Instruction], transform: Transform | None = N
 
     Args:
         instructions: a sequence that `grammar` accepts, `end` included.
-        transform: where the part stands and how large it is; by default centred on the origin, in the size of its `size` instruction.
+        transform: where the part stands and how large it is; by default centred, in the size of its `size` instruction.
         grid: the number items.
     """
     mantissa, thousandths, exponent = instructions[0].numbers

@@ -1,7 +1,7 @@
 """Program <-> tokens <-> text.
 
-Tokens are indices into `vocabulary.VOCABULARY`. The text form has an instruction a line, numbers in levels (512 are half the longest side) and
-angles in degrees:
+Tokens are indices into `vocabulary.VOCABULARY`. The text form has an instruction a line, numbers in levels (512 are half the
+longest side) and angles in degrees:
 
     size 40 mm
     plane_z -128

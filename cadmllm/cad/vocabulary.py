@@ -1,8 +1,8 @@
 """The added vocabulary and the instructions it spells: one item per command and per level.
 
-A program is a list of instructions (`size`, `plane_z`, `rect`, `new_up`, ...), each a command item followed by numbers. A number is a
-*level* item, optionally followed by a *fine* item that adds sixteenths of a level; between instructions and tokens, numbers are kept
-as integers of such sixteenths (*steps*). The order of the items is part of every checkpoint and never changes.
+A program is a list of instructions (`size`, `plane_z`, `rect`, `new_up`, ...), each a command item followed by numbers. A number
+is a *level* item, optionally followed by a *fine* item that adds sixteenths of a level; between instructions and tokens, numbers
+are kept as integers of such sixteenths (*steps*). The order of the items is part of every checkpoint and never changes.
 
 Kinds of number (`SLOTS`):
     coord   position in the normalised frame, -12,288..12,303 steps; 8,192 steps are half the longest side of the part
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The number items: `half` levels span half the longest side, each cut into `fine` steps; coordinates reach 1.5 times as far."""
+    """The number items: `half` levels span half the longest side, each cut into `fine` steps; coordinates reach 1.5 halves."""
 
     half: int = 512
     fine: int = 16
