@@ -22,7 +22,9 @@ def reverse(curve: Line | Arc) -> Line | Arc:
 
 
 def chain(curves: list[Curve], at: str) -> Loop:
-    """Order curves so that each starts exactly where the one before ended; the first keeps its place and direction.
+    """Order curves so that each starts exactly where the one before ended; the first keeps its place.
+
+    The first curve keeps its direction, too, unless only its start touches the second: the order of the file then decides.
 
     Args:
         curves: either one circle, or lines and arcs in any order and direction, mm.
@@ -40,6 +42,8 @@ def chain(curves: list[Curve], at: str) -> Loop:
         raise CadmllmError("E207", f"{at} mixes a circle with other curves", "make each circle a loop of its own")
     tolerance = max(CLOSURE * _size(rest), RESOLUTION)
     ordered = [rest.pop(0)]
+    if len(rest) > 1 and _apart(ordered[0].start, rest[0]) <= tolerance < _apart(ordered[0].end, rest[0]):
+        ordered[0] = reverse(ordered[0])
     place = 0
     while rest:
         place, flipped, gap = _nearest(ordered[-1].end, rest, place)
@@ -57,6 +61,11 @@ def chain(curves: list[Curve], at: str) -> Loop:
     if len(ordered) < 2 or (len(ordered) == 2 and all(isinstance(curve, Line) for curve in ordered)):
         raise CadmllmError("E207", f"{at} encloses no area", "leave this file out of the data set")
     return Loop(tuple(ordered))
+
+
+def _apart(point: Point2, curve: Line | Arc) -> float:
+    """Distance of a point from the nearer end of a curve."""
+    return min(math.dist(point, curve.start), math.dist(point, curve.end))
 
 
 def _show(point: Point2) -> str:

@@ -220,8 +220,19 @@ def _extent(entity: dict[str, Any], at: str) -> Extent:
     one = _distance(entity, "extent_one", at)
     if kind is not ExtentType.TWO_SIDES:
         return Extent(kind, one)
-    two = _distance(entity, "extent_two", at)
-    return Extent(kind, two, -one) if one < 0.0 else Extent(kind, one, two)
+    return two_sided(one, _distance(entity, "extent_two", at))
+
+
+def two_sided(one: float, two: float) -> Extent:
+    """The extent that two stored distances mean: a negative first one flips the direction of both."""
+    return Extent(ExtentType.TWO_SIDES, two, -one) if one < 0.0 else Extent(ExtentType.TWO_SIDES, one, two)
+
+
+def two_stored(extent: Extent) -> tuple[float, float]:
+    """The two distances that `two_sided` reads as `extent`, or as one with the same interval."""
+    if extent.one >= 0.0:
+        return extent.one, extent.two
+    return (-extent.two, extent.one) if extent.two > 0.0 else (-extent.two, -extent.one)
 
 
 def _distance(entity: dict[str, Any], key: str, at: str) -> float:
