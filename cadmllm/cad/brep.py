@@ -30,12 +30,12 @@ from OCP.TopAbs import (
     TopAbs_Orientation,
     TopAbs_SOLID,
 )
-from OCP.TopExp import TopExp
+from OCP.TopExp import TopExp, TopExp_Explorer
 from OCP.TopLoc import TopLoc_Location
 from OCP.TopoDS import TopoDS, TopoDS_Compound, TopoDS_Wire
 
 from cadmllm.cad.kernel import BuildFailure, Verdict
-from cadmllm.cad.mesh import Mesh
+from cadmllm.cad.mesh import Mesh, weld
 from cadmllm.cad.program import (
     Arc,
     Circle,
@@ -52,7 +52,7 @@ from cadmllm.cad.program import (
 )
 
 NEGLIGIBLE = 1e-9  # a volume below this share of its bounding box's cube is no volume
-FUZZ = 1e-6  # second attempt of a boolean: faces closer than this share of the part count as one
+ROUNDING = 5e-5  # mm: files round to 1e-8 m, so that faces meant to coincide may be this far apart
 
 
 def _whole(shape, what: str):
@@ -96,14 +96,10 @@ def signed_area(loop: Loop) -> float:
     return total
 
 
-def _circle(
-    plane: Plane, center: Point2, radius: float, height: float, clockwise: bool
-) -> gp_Circ:
+def _circle(plane: Plane, center: Point2, radius: float, height: float, clockwise: bool) -> gp_Circ:
     sign = -1.0 if clockwise else 1.0
     normal = gp_Dir(*(sign * value for value in plane.normal))
-    return gp_Circ(
-        gp_Ax2(_point(plane, center, height), normal, gp_Dir(*plane.x_axis)), radius
-    )
+    return gp_Circ(gp_Ax2(_point(plane, center, height), normal, gp_Dir(*plane.x_axis)), radius)
 
 
 def _edge(maker, what: str):
@@ -112,9 +108,7 @@ def _edge(maker, what: str):
     return _whole(maker.Edge(), what)
 
 
-def _wire(
-    loop: Loop, plane: Plane, height: float, clockwise: bool, what: str
-) -> TopoDS_Wire:
+def _wire(loop: Loop, plane: Plane, height: float, clockwise: bool, what: str) -> TopoDS_Wire:
     """A closed wire that runs (counter-)clockwise about the plane's normal; neighbours share one vertex."""
     curves = list(loop.curves)
     builder = BRep_Builder()
@@ -127,15 +121,8 @@ def _wire(
         return wire
     if (signed_area(loop) < 0.0) != clockwise:
         curves = [_reversed(curve) for curve in reversed(curves)]
-    joints = [
-        _between(before.end, after.start)
-        for before, after in zip(curves[-1:] + curves[:-1], curves, strict=True)
-    ]
-    kept = [
-        i
-        for i in range(len(curves))
-        if math.dist(joints[i], joints[(i + 1) % len(joints)]) > 1e-7
-    ]
+    joints = [_between(before.end, after.start) for before, after in zip(curves[-1:] + curves[:-1], curves, strict=True)]
+    kept = [i for i in range(len(curves)) if math.dist(joints[i], joints[(i + 1) % len(joints)]) > 1e-7]
     curves, joints = [curves[i] for i in kept], [joints[i] for i in kept]
     if len(curves) < 2:
         raise BuildFailure(Verdict.INVALID, f"{what} is smaller than 1e-7 mm")
@@ -174,9 +161,7 @@ def _face(profile: Profile, plane: Plane, height: float, what: str):
             gp_Dir(*plane.x_axis),
         )
     )
-    maker = BRepBuilderAPI_MakeFace(
-        frame, _wire(profile.outer, plane, height, False, f"{what}, loop 1"), True
-    )
+    maker = BRepBuilderAPI_MakeFace(frame, _wire(profile.outer, plane, height, False, f"{what}, loop 1"), True)
     for k, hole in enumerate(profile.inner):
         maker.Add(_wire(hole, plane, height, True, f"{what}, loop {k + 2}"))
     if not maker.IsDone():
@@ -200,16 +185,15 @@ def _prisms(extrude: Extrude, what: str) -> list:
             at = f"{what}, profile {j + 1}"
             maker = BRepPrimAPI_MakePrism(_face(profile, sketch.plane, low, at), vector)
             if not maker.IsDone():
-                raise BuildFailure(
-                    Verdict.BUILD, f"{at}: the kernel made no prism of it"
-                )
+                raise BuildFailure(Verdict.BUILD, f"{at}: the kernel made no prism of it")
             solids.extend(_solids(_whole(maker.Shape(), at)))
     return solids
 
 
 def _boolean(kind, arguments: list, tools: list, what: str) -> list:
-    """Solids of one boolean operation; a failed one is tried again with `FUZZ`."""
-    for attempt in range(2):
+    """Solids of one boolean operation, with the first of `_tolerances` that gives sound ones."""
+    size = _longest(arguments + tools)
+    for fuzz in (min(ROUNDING, 1e-5 * size), 0.0, 1e-5 * size):
         operation = kind()
         first, second = List_TopoDS_Shape(), List_TopoDS_Shape()
         for solid in arguments:
@@ -219,8 +203,7 @@ def _boolean(kind, arguments: list, tools: list, what: str) -> list:
         operation.SetArguments(first)
         operation.SetTools(second)
         operation.SetNonDestructive(True)
-        if attempt:
-            operation.SetFuzzyValue(FUZZ * _longest(arguments + tools))
+        operation.SetFuzzyValue(fuzz)
         operation.Build()
         if operation.IsDone() and not operation.Shape().IsNull():
             shape = operation.Shape()
@@ -254,11 +237,7 @@ def _near(solid, others: list) -> bool:
 
 
 def _fused(solids: list, what: str) -> list:
-    return (
-        solids
-        if len(solids) < 2
-        else _boolean(BRepAlgoAPI_Fuse, solids[:1], solids[1:], what)
-    )
+    return solids if len(solids) < 2 else _boolean(BRepAlgoAPI_Fuse, solids[:1], solids[1:], what)
 
 
 def _apply(bodies: list, tools: list, operation: Operation, what: str) -> list:
@@ -266,9 +245,7 @@ def _apply(bodies: list, tools: list, operation: Operation, what: str) -> list:
         return bodies + tools
     if operation is Operation.JOIN:
         touched = [body for body in bodies if _near(body, tools)]
-        apart = [
-            body for body in bodies if not any(body.IsSame(other) for other in touched)
-        ]
+        apart = [body for body in bodies if not any(body.IsSame(other) for other in touched)]
         return apart + _fused(touched + tools, what)
     kind = BRepAlgoAPI_Cut if operation is Operation.CUT else BRepAlgoAPI_Common
     result = []
@@ -305,11 +282,7 @@ def build(program: Program):
         tools = _fused(_prisms(extrude, what), what)
         bodies = _apply(bodies, tools, extrude.operation, what)
     bodies = [part for body in bodies for part in _unified(body)]
-    bodies = [
-        body
-        for body in bodies
-        if abs(_volume(body)) > NEGLIGIBLE * _longest([body]) ** 3
-    ]
+    bodies = [body for body in bodies if abs(_volume(body)) > NEGLIGIBLE * _longest([body]) ** 3]
     if not bodies:
         raise BuildFailure(Verdict.EMPTY, "no solid is left")
     shape = bodies[0] if len(bodies) == 1 else _compound(bodies)
@@ -347,78 +320,64 @@ def measure(shape) -> dict:
         "box": _corners(box),
         "solids": len(_solids(shape)),
         "faces": len(_each(shape, TopAbs_FACE)),
-        "edges": len(
-            [
-                edge
-                for edge in _each(shape, TopAbs_EDGE)
-                if not BRep_Tool.Degenerated_s(TopoDS.Edge(edge))
-            ]
-        ),
+        "edges": len([edge for edge in _each(shape, TopAbs_EDGE) if not BRep_Tool.Degenerated_s(TopoDS.Edge(edge))]),
     }
 
 
 def tessellate(shape, deflection: float, angle: float) -> Mesh:
     """Triangles of every solid; `deflection` is a share of the longest side, `angle` in radians."""
     BRepMesh_IncrementalMesh(shape, deflection * _longest([shape]), False, angle, False)
-    vertices, faces, face_ids, solid_ids, edges = [], [], [], [], []
+    points, corners, face_ids, solid_ids, pairs, lines = [], [], [], [], [], []
     base = number = 0
     for s, solid in enumerate(_solids(shape)):
-        drawn = ShapeMap()
+        known = ShapeMap()
+        drawn: list[tuple[list[int], bool]] = []
         for item in _each(solid, TopAbs_FACE):
             face = TopoDS.Face(item)
             place = TopLoc_Location()
             found = BRep_Tool.Triangulation_s(face, place)
-            if found is None or found.NbTriangles() == 0:
-                raise BuildFailure(
-                    Verdict.INVALID, f"face {number + 1} could not be triangulated"
-                )
-            move = place.Transformation()
-            count = found.NbNodes()
-            nodes = []
-            for i in range(1, count + 1):
-                node = found.Node(i).Transformed(move)
-                nodes.append((node.X(), node.Y(), node.Z()))
-            corners = np.array(
-                [found.Triangle(i).Get() for i in range(1, found.NbTriangles() + 1)],
-                np.int64,
-            ).reshape(-1, 3)
-            if face.Orientation() == TopAbs_Orientation.TopAbs_REVERSED:
-                corners = corners[:, ::-1]
-            points = np.array(nodes)
-            vertices.append(points)
-            faces.append(corners - 1 + base)
-            face_ids.append(np.full(len(corners), number))
-            solid_ids.append(np.full(len(corners), s))
-            edges.extend(_polylines(face, found, place, points, drawn))
-            base += count
+            if found is not None and found.NbTriangles() > 0:
+                nodes, triangles = _triangles(face, found, place)
+                points.append(nodes)
+                corners.append(triangles + base)
+                face_ids.append(np.full(len(triangles), number, np.int32))
+                solid_ids.append(np.full(len(triangles), s, np.int32))
+                _join(face, found, place, base, known, drawn, pairs)
+                base += len(nodes)
             number += 1
-    return Mesh.welded(
-        np.concatenate(vertices),
-        np.concatenate(faces),
-        np.concatenate(face_ids),
-        np.concatenate(solid_ids),
-        edges,
-    )
+        lines.extend(drawn)
+    vertices = np.concatenate(points)
+    welded, faces, kept = weld(vertices, np.concatenate(corners), np.array(pairs, np.int64).reshape(-1, 2))
+    edges = [vertices[line] for line, seam in lines if not seam]
+    return Mesh(welded, faces, np.concatenate(face_ids)[kept], np.concatenate(solid_ids)[kept], edges)
 
 
-def _polylines(
-    face, triangulation, place, points: np.ndarray, drawn: ShapeMap
-) -> list[np.ndarray]:
-    """The face's edges as polylines, each edge of the solid once; seams of closed surfaces are not drawn."""
-    lines = []
-    for item in _each(face, TopAbs_EDGE):
-        edge = TopoDS.Edge(item)
-        if (
-            drawn.Contains(edge)
-            or BRep_Tool.Degenerated_s(edge)
-            or BRep_Tool.IsClosed_s(edge, face)
-        ):
-            continue
-        polygon = BRep_Tool.PolygonOnTriangulation_s(edge, triangulation, place)
+def _triangles(face, found, place) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes [N, 3] mm and triangles [T, 3] of one face, outward."""
+    move = place.Transformation()
+    nodes = []
+    for i in range(1, found.NbNodes() + 1):
+        node = found.Node(i).Transformed(move)
+        nodes.append((node.X(), node.Y(), node.Z()))
+    triangles = np.array([found.Triangle(i).Get() for i in range(1, found.NbTriangles() + 1)], np.int64) - 1
+    if face.Orientation() == TopAbs_Orientation.TopAbs_REVERSED:
+        triangles = triangles[:, ::-1]
+    return np.array(nodes), triangles
+
+
+def _join(face, found, place, base: int, known: ShapeMap, drawn: list, pairs: list) -> None:
+    """Note which nodes of the face lie on an edge that another face (or its own seam) has too."""
+    explorer = TopExp_Explorer(face, TopAbs_EDGE)
+    while explorer.More():
+        edge = TopoDS.Edge(explorer.Current())
+        explorer.Next()
+        polygon = BRep_Tool.PolygonOnTriangulation_s(edge, found, place)
         if polygon is None:
             continue
-        drawn.Add(edge)
-        lines.append(
-            points[[polygon.Node(i) - 1 for i in range(1, polygon.NbNodes() + 1)]]
-        )
-    return lines
+        nodes = [base + polygon.Node(i) - 1 for i in range(1, polygon.NbNodes() + 1)]
+        place_of = known.FindIndex(edge)  # from 1; edges that differ in orientation alone are one
+        if place_of:
+            pairs.extend(zip(drawn[place_of - 1][0], nodes, strict=False))
+        else:
+            known.Add(edge)
+            drawn.append((nodes, BRep_Tool.IsClosed_s(edge, face)))
