@@ -1,0 +1,125 @@
+"""Stage folders of a run, and the manifest that says a checkpoint folder is whole.
+
+A checkpoint folder is complete when `manifest.json` stands in it: it is written last, lists every file of the checkpoint
+with its size and SHA-256, and a folder without it is a torn one. Nothing here needs torch, so `doctor` may look as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path, PurePosixPath
+
+from cadmllm.errors import CadmllmError
+
+STAGE_NAMES = {1: "stage1_text", 2: "stage2_text_pc", 3: "stage3_all"}
+STAGE_FOLDERS = {number: f"{name}_model" for number, name in STAGE_NAMES.items()}
+STEPS = "steps"  # step saves of a stage, inside its folder; never part of its manifest
+MANIFEST = "manifest.json"
+
+
+def stage_folder(run_dir: Path, stage: int) -> Path:
+    """`<run_dir>/stage2_text_pc_model` for stage 2."""
+    return Path(run_dir) / STAGE_FOLDERS[stage]
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every file of the checkpoint is there in its recorded size (cheap: nothing is hashed)."""
+    try:
+        files = _read_manifest(Path(folder))
+    except CadmllmError:
+        return False
+    return all(_size(Path(folder) / name) == entry["bytes"] for name, entry in files.items())
+
+
+def newest_complete_stage(run_dir: Path) -> Path | None:
+    """The folder of the latest stage of the curriculum that is complete under `run_dir`, if any."""
+    for number in sorted(STAGE_FOLDERS, reverse=True):
+        folder = stage_folder(run_dir, number)
+        if is_complete(folder):
+            return folder
+    return None
+
+
+def write_manifest(folder: Path) -> None:
+    """Hash every file of the checkpoint in `folder` and write the manifest, after the files are on the disk."""
+    files = {}
+    for path in sorted(_members(folder)):
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        _sync(path)
+    aside = folder / f".{MANIFEST}"
+    aside.write_text(json.dumps({"format": 1, "files": files}, indent=1) + "\n", encoding="utf-8")
+    _sync(aside)
+    os.replace(aside, folder / MANIFEST)
+
+
+def verify(folder: Path) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        CadmllmError: E503 naming the file that is missing, truncated or changed.
+    """
+    folder = Path(folder)
+    for name, entry in _read_manifest(folder).items():
+        path = folder / name
+        size = _size(path)
+        if size is None:
+            raise _torn(folder, f"{path} is missing")
+        if size != entry["bytes"]:
+            raise _torn(folder, f"{path} has {size} bytes, and {entry['bytes']} were saved")
+        if sha256(path) != entry["sha256"]:
+            raise _torn(folder, f"{path} is not the file that was saved (its SHA-256 differs)")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, dict]:
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise _torn(folder, f"there is no checkpoint folder {folder}")
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        names = {name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])} for name, entry in files.items()}
+    except FileNotFoundError:
+        raise _torn(folder, f"{path} is missing: the checkpoint was never finished") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise _torn(folder, f"{path} is unreadable") from None
+    for name in names:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise _torn(folder, f"{path} names {name!r}, which is outside the folder")
+    return names
+
+
+def _members(folder: Path) -> list[Path]:
+    """Files of the checkpoint itself: no step saves, no manifest, nothing hidden (half-written)."""
+    found = []
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and parts[0] != STEPS and parts != (MANIFEST,) and not any(p.startswith(".") for p in parts):
+            found.append(path)
+    return found
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _torn(folder: Path, found: str) -> CadmllmError:
+    return CadmllmError(
+        "E503",
+        f"checkpoint {folder} is missing or incomplete: {found}",
+        f"name another checkpoint, or train the stage again: cadmllm train <stage> --resume --set run.dir={folder.parent}",
+    )

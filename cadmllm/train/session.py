@@ -1,0 +1,166 @@
+"""Everything a stage needs to take its next step, put together in the order in which it can fail soonest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from cadmllm.corpus.batch import Collator
+from cadmllm.corpus.sample import usable_ids
+from cadmllm.errors import CadmllmError
+from cadmllm.models.fusion import build_model
+from cadmllm.models.stages import STEPS, verify
+from cadmllm.models.weights import load_model
+from cadmllm.settings import Settings
+from cadmllm.train.checkpoint import newest_save
+from cadmllm.train.curriculum import Stage, Start
+from cadmllm.train.optim import GroupInfo, build_optimizer, lr_share, set_rates
+from cadmllm.train.state import Place, check_fingerprint, fingerprint, load_optimizer, restore_random
+from cadmllm.train.step import Engine
+from cadmllm.train.windows import Windows
+
+if TYPE_CHECKING:
+    from cadmllm.console import Console, Progress
+    from cadmllm.corpus.layout import DataSet, Problem
+    from cadmllm.models.fusion import CadMLLM
+
+FRAME = 64  # tokens kept free for the prompt's frame and a short caption
+
+
+@dataclass(slots=True)
+class StageData:
+    """What a stage trains on: the usable ids, those left out with their reasons, and the held-out ones."""
+
+    train_ids: list[str]
+    left_out: list[Problem]
+    val_ids: list[str]
+
+
+@dataclass(slots=True)
+class Session:
+    """A stage, ready for optimizer step `begin` (from 0)."""
+
+    settings: Settings
+    stage: Stage
+    start: Start
+    dataset: DataSet
+    data: StageData
+    model: CadMLLM
+    collate: Collator
+    windows: Windows
+    engine: Engine
+    infos: list[GroupInfo]
+    fingerprint: dict[str, object]
+    begin: int = 0
+
+    def lr_share(self, step: int) -> float:
+        """Share of the peak rate at a step (from 0)."""
+        train = self.settings.train
+        return lr_share(step, self.windows.total, train.warmup_steps, train.min_lr_share)
+
+    def set_rates(self, step: int) -> float:
+        """Set every group's rate for a step; returns the language model's."""
+        return set_rates(self.engine.optimizer, self.infos, self.lr_share(step))
+
+    def place(self, step: int) -> Place:
+        """What a save after `step` steps records."""
+        return {
+            "stage": self.stage.number,
+            "step": step,
+            "total_steps": self.windows.total,
+            "fingerprint": self.fingerprint,
+            "scaler": dict(self.engine.scaler.state_dict()),
+        }
+
+
+def stage_data(settings: Settings, stage: Stage, dataset: DataSet, console: Console) -> StageData:
+    """Read every training program once, so that a broken or over-long one is known before the first step.
+
+    Raises:
+        CadmllmError: E406 when nothing is left to train on.
+    """
+    train_ids, val_ids = dataset.split()
+    longest = settings.train.max_seq_length - feature_tokens(settings, stage) - FRAME
+    with console.progress(len(train_ids), f"reading programs for stage {stage.number}") as bar:
+        good, bad = usable_ids(dataset, (_counted(id_, bar) for id_ in train_ids), longest)
+    usable_val, _ = usable_ids(dataset, val_ids[: 4 * settings.train.val_samples], longest)
+    if not good:
+        codes = Counter(problem.code for problem in bad)
+        why = ", ".join(f"{code} x {count}" for code, count in codes.most_common(3)) or "no id has a caption and a program"
+        hint = f" (for instance: {bad[0].message})" if bad else ""
+        raise CadmllmError(
+            "E406",
+            f"none of the {len(train_ids)} training ids of {settings.data.root} can train stage {stage.number}: {why}{hint}",
+            f"look at the data: cadmllm data check {settings.data.root}; longer targets need --set train.max_seq_length=4096",
+        )
+    return StageData(good, bad, usable_val)
+
+
+def feature_tokens(settings: Settings, stage: Stage) -> int:
+    """Most placeholder tokens a prompt of the stage can hold."""
+    most = 0
+    for name, share in stage.probabilities.items():
+        if share > 0:
+            clouds = settings.model.point_tokens if "point_cloud" in name else 0
+            images = settings.model.image_tokens * settings.model.image_views if "image" in name else 0
+            most = max(most, clouds + images)
+    return most
+
+
+def open_session(settings: Settings, stage: Stage, start: Start, dataset: DataSet, console: Console) -> Session:
+    """Load or build the model of a stage and everything around it, before its first step.
+
+    Raises:
+        CadmllmError: E406 (data), E501..E504 (model, checkpoint).
+    """
+    data = stage_data(settings, stage, dataset, console)
+    torch.manual_seed(settings.train.seed * 16 + stage.number)
+    return _assemble(settings, stage, start, dataset, data)
+
+
+def resume_session(settings: Settings, stage: Stage, dataset: DataSet, console: Console) -> Session:
+    """The stage as its newest good save left it.
+
+    Raises:
+        CadmllmError: E604 when no save is whole; E605 when it was made under other settings; E406, E501, E504.
+    """
+    data = stage_data(settings, stage, dataset, console)
+    save = newest_save(stage.folder, console)
+    if save is None:
+        raise CadmllmError(
+            "E604",
+            f"none of the saves in {stage.folder / STEPS} is whole",
+            f"train the stage anew: cadmllm train stage{stage.number} --overwrite",
+        )
+    check_fingerprint(save.place["fingerprint"], fingerprint(settings, stage.number, data.train_ids), str(save.folder))
+    session = _assemble(settings, stage, Start(save.folder, f"resumed after step {save.place['step']}"), dataset, data)
+    load_optimizer(session.engine.optimizer, session.infos, save.optimizer, str(save.folder))
+    if save.place["scaler"]:
+        session.engine.scaler.load_state_dict(save.place["scaler"])
+    session.begin = save.place["step"]
+    restore_random(save.random)
+    return session
+
+
+def _assemble(settings: Settings, stage: Stage, start: Start, dataset: DataSet, data: StageData) -> Session:
+    if start.checkpoint is None:
+        model = build_model(settings, stage.number)
+    else:
+        verify(start.checkpoint)
+        model = load_model(start.checkpoint, settings, stage.number)
+    collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, settings.train.max_seq_length)
+    windows = Windows(dataset, data.train_ids, stage, settings, collate)
+    optimizer, infos = build_optimizer(model.parameter_groups(), stage.number, stage.lr, settings.train)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    engine = Engine(model, optimizer, parameters, model.device, settings.dtype, settings.train.clip)
+    model.train()
+    mark = fingerprint(settings, stage.number, data.train_ids)
+    return Session(settings, stage, start, dataset, data, model, collate, windows, engine, infos, mark)
+
+
+def _counted(id_: str, bar: Progress) -> str:
+    bar.advance()
+    return id_

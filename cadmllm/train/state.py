@@ -1,0 +1,115 @@
+"""Exactly what a resumed run needs besides the weights: the place, the optimizer, the random state, the settings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+
+from cadmllm.errors import CadmllmError
+from cadmllm.settings import Settings
+from cadmllm.train.optim import GroupInfo
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+FREE_TRAIN_KEYS = {"logging_steps", "save_steps", "save_total_limit", "val_steps", "val_samples", "workers"}
+
+
+class Place(TypedDict):
+    """`state.json` of a step save.
+
+    Keys:
+        stage: 1, 2 or 3.
+        step: optimizer steps done in the stage.
+        total_steps: steps of the whole stage (the cosine's length).
+        fingerprint: every setting that changes the numbers, see `fingerprint`.
+        scaler: state of the float16 loss scaler ({} without one).
+    """
+
+    stage: int
+    step: int
+    total_steps: int
+    fingerprint: dict[str, object]
+    scaler: dict[str, float]
+
+
+def fingerprint(settings: Settings, stage: int, ids: Sequence[str]) -> dict[str, object]:
+    """Every setting that changes the numbers of a stage, flat, and the training ids as (count, hash)."""
+    dumped = settings.model_dump(mode="json")
+    asked = settings.stages[stage].model_dump(mode="json")
+    groups = {"model": dumped["model"], "lora": dumped["lora"], "train": dumped["train"], f"stages.{stage}": asked}
+    flat: dict[str, object] = {"dtype": settings.dtype}
+    for group, values in groups.items():
+        for key, value in values.items():
+            if not (group == "train" and key in FREE_TRAIN_KEYS):
+                flat[f"{group}.{key}"] = value
+    flat["training ids"] = len(ids)
+    flat["training ids (hash)"] = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+    return flat
+
+
+def check_fingerprint(saved: dict[str, object], now: dict[str, object], where: str) -> None:
+    """Refuse to continue a run under settings that would give other numbers.
+
+    Raises:
+        CadmllmError: E605 naming each difference.
+    """
+    keys = sorted(set(saved) | set(now))
+    changed = [f"{key} was {saved.get(key)} and is {now.get(key)}" for key in keys if saved.get(key) != now.get(key)]
+    if changed:
+        raise CadmllmError(
+            "E605",
+            f"{where} was made with other settings: {'; '.join(changed[:6])}",
+            "resume with the settings it was started with, or train the stage anew: --overwrite, or --set run.dir=ANOTHER; "
+            f"or start a new run from its weights: --resume_from_ckpt {where} --set run.dir=ANOTHER",
+        )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, infos: Sequence[GroupInfo]) -> dict[str, torch.Tensor]:
+    """AdamW's state as flat tensors, `<parameter name>/exp_avg` and so on."""
+    tensors = {}
+    for group, info in zip(optimizer.param_groups, infos, strict=True):
+        for name, parameter in zip(info.names, group["params"], strict=True):
+            for key, value in optimizer.state[parameter].items():
+                tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
+    return tensors
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, infos: Sequence[GroupInfo], tensors: dict[str, torch.Tensor], where: str
+) -> None:
+    """Put saved state back under the parameters of the same name.
+
+    Raises:
+        CadmllmError: E504 when a parameter's state is incomplete or of another shape.
+    """
+    for group, info in zip(optimizer.param_groups, infos, strict=True):
+        for name, parameter in zip(info.names, group["params"], strict=True):
+            state = {key: tensors[f"{name}/{key}"] for key in MOMENTS if f"{name}/{key}" in tensors}
+            if not state:
+                continue  # no sample has reached it yet (a projector before the first cloud)
+            if len(state) != len(MOMENTS) or state["exp_avg"].shape != parameter.shape:
+                raise CadmllmError(
+                    "E504",
+                    f"{where}: the optimizer state of {name} is incomplete or of another shape",
+                    "resume with the model settings the run was started with, or train the stage anew with --overwrite",
+                )
+            # AdamW keeps `step` in float32 beside the moments; fused kernels want it on the parameter's device
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+
+
+def random_tensors() -> dict[str, torch.Tensor]:
+    """Torch's random states (LoRA dropout is their only user: order and draws are functions of the step)."""
+    tensors = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors |= {f"cuda:{k}": state for k, state in enumerate(torch.cuda.get_rng_state_all())}
+    return tensors
+
+
+def restore_random(tensors: dict[str, torch.Tensor]) -> None:
+    """Undo `random_tensors`; a GPU that is no longer there is left out."""
+    torch.set_rng_state(tensors["cpu"])
+    for k in range(torch.cuda.device_count()):
+        if f"cuda:{k}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"cuda:{k}"], k)

@@ -1,0 +1,135 @@
+"""The data of each optimizer step: a pure function of (settings, ids, stage, step), so resume is exact and O(1)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cadmllm.corpus import order
+from cadmllm.corpus.sample import draw_combination, load_sample
+from cadmllm.settings import Settings
+from cadmllm.train.curriculum import Stage
+from cadmllm.train.guards import deaf_to_signals
+
+if TYPE_CHECKING:
+    from cadmllm.corpus.layout import DataSet
+    from cadmllm.corpus.types import Batch, Sample
+
+
+@dataclass(slots=True)
+class Window:
+    """The micro-batches of one optimizer step.
+
+    Attributes:
+        step: from 0 within the stage.
+        batches: at most `train.accumulation` of at most `train.batch_size` samples.
+        mix: samples by what they really show.
+        fell_back: samples that show less than was drawn for them (a modality is not there or unreadable).
+    """
+
+    step: int
+    batches: list[Batch]
+    mix: Counter[str] = field(default_factory=Counter)
+    fell_back: int = 0
+
+
+class Windows(Dataset[Window]):
+    """`windows[step]` is the data of optimizer step `step` of a stage.
+
+    Args:
+        dataset: where samples are read.
+        ids: the training ids, in a fixed order.
+        stage: what is shown.
+        settings: batch size, accumulation, seed, points and views a sample.
+        collate: samples to a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: DataSet,
+        ids: Sequence[str],
+        stage: Stage,
+        settings: Settings,
+        collate: Callable[[Sequence[Sample]], Batch],
+    ) -> None:
+        self.dataset, self.ids, self.stage, self.settings, self.collate = dataset, list(ids), stage, settings, collate
+        self.window = settings.train.batch_size * settings.train.accumulation
+        self.steps_per_epoch = -(-len(self.ids) // self.window)
+        steps = self.steps_per_epoch * stage.epochs
+        self.total = min(steps, settings.train.max_steps or steps)
+
+    def __len__(self) -> int:
+        return self.total
+
+    def positions(self, step: int) -> tuple[int, list[int], list[int]]:
+        """Epoch (from 0) of a step, the places it takes in the epoch's order, and the indices of its ids."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        places = range(within * self.window, min((within + 1) * self.window, len(self.ids)))
+        permutation = order.epoch_order(len(self.ids), self.settings.train.seed, self.stage.number, epoch)
+        return epoch, list(places), [int(permutation[place]) for place in places]
+
+    def __getitem__(self, index: int) -> Window:
+        step = index
+        epoch, places, indices = self.positions(step)
+        samples, fell_back = [], 0
+        for place, index in zip(places, indices, strict=True):
+            sample, complete = self._sample(epoch, place, self.ids[index])
+            samples.append(sample)
+            fell_back += not complete
+        # like lengths together: less padding, and the sum over the window does not depend on how it is cut
+        samples.sort(key=_length)
+        size = self.settings.train.batch_size
+        batches = [self.collate(samples[at : at + size]) for at in range(0, len(samples), size)]
+        return Window(step, batches, Counter(sample.combination for sample in samples), fell_back)
+
+    def _sample(self, epoch: int, place: int, id_: str) -> tuple[Sample, bool]:
+        where = {
+            "seed": self.settings.train.seed,
+            "stage": self.stage.number,
+            "epoch": epoch,
+            "position": place,
+        }
+        draw = draw_combination(self.stage.probabilities, self.dataset.modalities(id_), **where)
+        model = self.settings.model
+        shape = {"point_count": model.point_count, "views": model.image_views}
+        sample = load_sample(self.dataset, id_, draw.shown, **where, **shape)
+        return sample, sample.combination == draw.wanted
+
+    def expected_fallbacks(self, epoch: int = 0, limit: int = 5000) -> tuple[int, int]:
+        """(draws that cannot show what they ask for, draws looked at) in the first `limit` places of an epoch."""
+        seed, stage = self.settings.train.seed, self.stage
+        count = min(limit, len(self.ids))
+        permutation = order.epoch_order(len(self.ids), seed, stage.number, epoch)
+        missing = 0
+        for place in range(count):
+            available = self.dataset.modalities(self.ids[int(permutation[place])])
+            where = {"seed": seed, "stage": stage.number, "epoch": epoch, "position": place}
+            missing += draw_combination(stage.probabilities, available, **where).fell_back
+        return missing, count
+
+
+def iterate(windows: Windows, start: int, workers: int) -> Iterator[Window]:
+    """Windows `start .. len(windows) - 1`, in order, loaded in `workers` processes (0: in this one)."""
+    if workers == 0:
+        return (windows[step] for step in range(start, len(windows)))
+    # a generator of its own: the loader draws a seed from it, and the training's random state must not feel that
+    loader = DataLoader(
+        windows,
+        batch_size=None,
+        sampler=range(start, len(windows)),
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(0),
+        worker_init_fn=deaf_to_signals,
+    )
+    return iter(loader)
+
+
+def _length(sample: Sample) -> int:
+    """Roughly the sample's tokens, to sort by; features weigh most."""
+    target = 0 if sample.target is None else len(sample.target)
+    return 10_000 * (len(sample.clouds) + len(sample.images)) + target + len(sample.caption) // 4
