@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from cadmllm.errors import CadmllmError
 from cadmllm.models.rows import vocabulary_hash
@@ -53,6 +53,11 @@ class Backbone:
     fingerprint: dict[str, str]
 
 
+def input_embedding(model: PreTrainedModel) -> nn.Embedding:
+    """The base model's embedding matrix, used for prompts only."""
+    return cast("nn.Embedding", model.get_input_embeddings())
+
+
 def pick_device(settings: Settings) -> torch.device:
     """`settings.device`, where 'auto' is CUDA when there is one."""
     name = settings.device
@@ -69,11 +74,11 @@ def load_backbone(settings: Settings, device: torch.device | None = None) -> Bac
     """
     device = device or pick_device(settings)
     source, folder = _locate(settings.model.llm)
-    with _quiet_transformers():
+    with quiet_transformers():
         tokenizer = _load_tokenizer(source)
         model = _load_decoder(source, settings, device)
     text_size = len(tokenizer)
-    if model.get_input_embeddings().weight.shape[0] < text_size:
+    if input_embedding(model).weight.shape[0] < text_size:
         raise _unloadable(source, f"its tokenizer has {text_size} items, more than its embedding's rows")
     fingerprint = _fingerprint(model, tokenizer)
     if settings.lora.enabled:
@@ -107,12 +112,14 @@ def _unloadable(source: str, reason: str) -> CadmllmError:
     return CadmllmError("E501", f"language model {source}: {reason}", remedy)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Generator[None]:
+    """Load without the reports and bars of transformers."""
     # the loader reports the output matrix as unexpected, which is what we ask for; what is truly missing is checked below
     from transformers.utils import logging
 
@@ -131,12 +138,12 @@ def _load_tokenizer(source: str) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except LOAD_ERRORS as error:
-        raise _unloadable(source, f"its tokenizer cannot be loaded ({_first_line(error)})") from error
+        raise _unloadable(source, f"its tokenizer cannot be loaded ({first_line(error)})") from error
     except Exception as error:  # the tokenizers library raises bare Exception for a broken tokenizer.json
-        raise _unloadable(source, f"its tokenizer.json is broken ({_first_line(error)})") from error
-    if not tokenizer.is_fast:
+        raise _unloadable(source, f"its tokenizer.json is broken ({first_line(error)})") from error
+    if tokenizer is None or not tokenizer.is_fast:
         raise _unloadable(source, "it has no fast tokenizer (tokenizer.json)")
-    return tokenizer
+    return cast("PreTrainedTokenizerFast", tokenizer)
 
 
 def _load_decoder(source: str, settings: Settings, device: torch.device) -> PreTrainedModel:
@@ -151,7 +158,7 @@ def _load_decoder(source: str, settings: Settings, device: torch.device) -> PreT
             source, config=config, trust_remote_code=False, output_loading_info=True, **options
         )
     except LOAD_ERRORS as error:
-        raise _unloadable(source, _first_line(error)) from error
+        raise _unloadable(source, first_line(error)) from error
     if report["missing_keys"]:
         # transformers would start them at random and go on
         raise _unloadable(
@@ -190,11 +197,10 @@ def _with_lora(model: PreTrainedModel, settings: Settings, source: str) -> PreTr
     absent = [name for name in LORA_TARGETS if name not in present]
     if absent:
         raise _unloadable(source, f"it has no linear layer called {absent[0]}: not a Qwen3-style model")
-    lora = settings.lora
-    config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(LORA_TARGETS), bias="none"
-    )
-    return get_peft_model(model, config)
+    lora, targets = settings.lora, list(LORA_TARGETS)
+    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
+    # it passes every other attribute on to the model inside
+    return cast("PreTrainedModel", get_peft_model(model, config))
 
 
 def _fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
@@ -231,7 +237,7 @@ def _read_rows(folder: Path | None, width: int) -> dict[str, Tensor] | None:
             vocabulary = (file.metadata() or {}).get("vocabulary")
         rows = {name: value.float() for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as error:
-        raise _unloadable(str(folder), f"{ROWS_FILE} is broken ({_first_line(error)})") from error
+        raise _unloadable(str(folder), f"{ROWS_FILE} is broken ({first_line(error)})") from error
     if vocabulary != vocabulary_hash() or sorted(rows) != ["input", "output"] or any(r.shape[1] != width for r in rows.values()):
         raise CadmllmError(
             "E504",

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 
 from cadmllm.corpus.types import ADDED, IMAGE, POINTS, Batch
 from cadmllm.errors import CadmllmError
-from cadmllm.models.backbone import Backbone, load_backbone, pick_device
+from cadmllm.models.backbone import Backbone, input_embedding, load_backbone, pick_device
 from cadmllm.models.loss import CHUNK, supervised_loss
 from cadmllm.models.projector import Projector
 from cadmllm.models.rows import AddedRows
@@ -89,7 +89,7 @@ class CadMLLM(nn.Module):
             CadmllmError: E701 when the batch holds a modality whose encoder this stage has not loaded; E901 when the numbers
                 of placeholders and of features differ.
         """
-        embeds = self.rows.embed(batch.input_ids, self.llm.get_input_embeddings())
+        embeds = self.rows.embed(batch.input_ids, input_embedding(self.llm))
         clouds = (
             None if batch.points is None else self._branch(self.points, "point clouds", POINTS_STAGE)(batch.points, batch.normals)
         )
@@ -157,7 +157,7 @@ class CadMLLM(nn.Module):
 
         if embeds is None:
             assert ids is not None
-            embeds = self.rows.embed(ids, self.llm.get_input_embeddings())
+            embeds = self.rows.embed(ids, input_embedding(self.llm))
         out = self.llm(
             inputs_embeds=embeds,
             attention_mask=mask,
@@ -215,9 +215,9 @@ def build_model(settings: Settings, stage: int, device: torch.device | str | Non
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.train.seed)
         backbone = load_backbone(settings, target)
-        embedding = backbone.model.get_input_embeddings()
+        embedding = input_embedding(backbone.model)
         std = float(embedding.weight[: backbone.text_size : 1 + backbone.text_size // 2048].detach().float().std())
-        width = embedding.weight.shape[1]
+        width = embedding.embedding_dim
         rows = AddedRows(backbone.text_size, width, std, settings.train.seed)
         if backbone.rows_init is not None:
             rows.load_state_dict(backbone.rows_init)

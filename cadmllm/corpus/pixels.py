@@ -1,0 +1,85 @@
+"""Pictures as DINOv2 wants them: from a file or an array to normalised pixels, with Pillow and numpy alone.
+
+Equal to the official processor (shortest side 256, bicubic; centre crop 224; /255; ImageNet mean and deviation).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cadmllm.errors import CadmllmError
+
+SHORTEST = 256  # the shortest side is scaled to this
+CROP = 224  # and the middle is cut out: 12.5 % of a square picture is lost on each side
+MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)  # of ImageNet, as in the official preprocessor_config.json
+DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+LARGEST = 100_000_000  # pixels; more is a broken header or a bomb
+
+
+def load_rgb(path: Path) -> np.ndarray:
+    """A picture file as RGB uint8 [H, W, 3]: turned upright (EXIF), transparency laid on white.
+
+    Raises:
+        CadmllmError: E405 naming the file, when it is missing, not a picture, cut short or larger than 100 megapixels.
+    """
+    remedy = f"replace {path} by a PNG or JPEG, or leave it out"
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > LARGEST:
+                raise CadmllmError("E405", f"{path}: {picture.width} x {picture.height} pixels are too many", remedy)
+            return np.asarray(_on_white(ImageOps.exif_transpose(picture)))
+    except FileNotFoundError as error:
+        raise CadmllmError("E405", f"{path}: no such picture", remedy) from error
+    except UnidentifiedImageError as error:
+        raise CadmllmError("E405", f"{path}: not a picture", remedy) from error
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        Image.DecompressionBombError,
+    ) as error:  # Pillow's readers raise all of these
+        raise CadmllmError("E405", f"{path}: unreadable picture ({error})", remedy) from error
+
+
+def to_pixels(image: np.ndarray) -> np.ndarray:
+    """Normalised pixels float32 [3, 224, 224] of a picture uint8 [H, W, 3] (or [H, W] grey, [H, W, 4] with transparency).
+
+    Raises:
+        CadmllmError: E405 for an array of another type or shape, or a picture too narrow to be scaled (more than 100 : 1).
+    """
+    shape_ok = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+    if image.dtype != np.uint8 or not shape_ok or min(image.shape[:2]) == 0 or max(image.shape[:2]) > 100 * min(image.shape[:2]):
+        raise CadmllmError(
+            "E405",
+            f"an array {image.dtype} {image.shape} is not a picture",
+            "give 8-bit RGB of a usual shape, [height, width, 3]",
+        )
+    picture = _on_white(Image.fromarray(image))
+    width, height = picture.size
+    share = SHORTEST / min(width, height)
+    # the official processor truncates the longer side
+    picture = picture.resize((max(SHORTEST, int(width * share)), max(SHORTEST, int(height * share))), Image.Resampling.BICUBIC)
+    left, top = (picture.width - CROP) // 2, (picture.height - CROP) // 2
+    pixels = np.asarray(picture.crop((left, top, left + CROP, top + CROP)), dtype=np.float32) / 255.0
+    return np.ascontiguousarray(((pixels - MEAN) / DEVIATION).transpose(2, 0, 1))
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """RGB, what is transparent being white paper (the default of plain conversion is black)."""
+    if picture.mode == "RGB":
+        return picture
+    if picture.mode.startswith(("I", "F")):
+        # 16- and 32-bit grey would be clipped, not scaled
+        values = np.asarray(picture, dtype=np.float64)
+        top = values.max(initial=0.0)
+        values = values / (65535.0 if top > 255 else 255.0) * 255.0
+        picture = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layer = picture.convert("RGBA")
+    paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    return Image.alpha_composite(paper, layer).convert("RGB")

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cadmllm.corpus.pixels import DEVIATION, MEAN, load_rgb, to_pixels
+from cadmllm.errors import CadmllmError
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth shapes and noise."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)) // 2 + rng.integers(
+        0, 128, (height, width, 3), dtype=np.uint8
+    )
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (480, 640), (301, 257), (97, 1000), (256, 256), (1000, 333)])
+def test_equals_the_official_processor(shape: tuple[int, int]):
+    from transformers import BitImageProcessorPil
+
+    official = BitImageProcessorPil(
+        size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}, resample=3, do_convert_rgb=True,
+        image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
+    )  # fmt: skip
+    image = picture(*shape)
+    wanted = np.asarray(official(Image.fromarray(image), return_tensors="np")["pixel_values"][0])
+    got = to_pixels(image)
+    assert got.shape == (3, 224, 224)
+    assert got.dtype == np.float32
+    # within a grey level before normalisation
+    assert np.abs((got - wanted) * DEVIATION[:, None, None]).max() <= 1 / 255 + 1e-6
+
+
+def test_white_stays_white_and_transparency_is_white():
+    white = to_pixels(np.full((300, 300, 3), 255, np.uint8))
+    clear = to_pixels(np.zeros((300, 300, 4), np.uint8))
+    np.testing.assert_allclose(white[:, 0, 0], (1 - MEAN) / DEVIATION, rtol=1e-5)
+    np.testing.assert_array_equal(white, clear)
+
+
+def test_grey_arrays():
+    grey = picture(240, 300)[..., 0]
+    np.testing.assert_array_equal(to_pixels(grey), to_pixels(np.repeat(grey[..., None], 3, axis=2)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 80), st.integers(1, 80))
+def test_any_usual_shape_gives_finite_pixels(height: int, width: int):
+    got = to_pixels(np.full((height, width, 3), 7, np.uint8))
+    assert got.shape == (3, 224, 224)
+    assert np.isfinite(got).all()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((1, 200, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_picture(array: np.ndarray):
+    with pytest.raises(CadmllmError) as caught:
+        to_pixels(array)
+    assert caught.value.code == "E405"
+
+
+def test_files_are_turned_upright_and_laid_on_white(tmp_path: Path):
+    image = Image.fromarray(picture(40, 60))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert load_rgb(tmp_path / "turned.png").shape == (60, 40, 3)
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (load_rgb(tmp_path / "clear.png") == 255).all()
+    Image.fromarray(np.full((4, 4), 65535, np.uint16)).save(tmp_path / "deep.png")
+    assert (load_rgb(tmp_path / "deep.png") == 255).all()
+    Image.new("P", (4, 4), 0).save(tmp_path / "palette.gif", transparency=0)
+    assert (load_rgb(tmp_path / "palette.gif") == 255).all()
+
+
+def test_files_that_are_no_picture(tmp_path: Path):
+    whole = tmp_path / "whole.png"
+    Image.fromarray(picture(60, 60)).save(whole)
+    data = whole.read_bytes()
+    contents = {
+        "empty.png": b"",
+        "text.png": b"hello",
+        "cut.png": data[: len(data) // 2],
+        "bent.png": data[:40] + data[60:],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CadmllmError) as caught:
+            load_rgb(tmp_path / name)
+        assert caught.value.code == "E405"
+        assert name in caught.value.message
+    for gone in (tmp_path / "gone.png", tmp_path):
+        with pytest.raises(CadmllmError) as caught:
+            load_rgb(gone)
+        assert caught.value.code == "E405"
