@@ -94,7 +94,8 @@ def test_files_that_are_no_picture(tmp_path: Path):
         "text.png": b"hello",
         "cut.png": data[: len(data) // 2],
         "bent.png": data[:40] + data[60:],
-    }.items():
+    }
+    for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CadmllmError) as caught:
             load_rgb(tmp_path / name)
