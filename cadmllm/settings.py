@@ -87,6 +87,7 @@ class TrainSettings(Group):
     save_total_limit: int = Field(2, ge=1, description="step saves kept a stage")
     val_steps: int = Field(0, ge=0, description="validation loss every so many steps; 0: at the stage's end alone")
     val_samples: int = Field(64, ge=1, description="held-out samples a validation sees")
+    judge_samples: int = Field(0, ge=0, description="held-out prompts answered and built by the CAD kernel at a stage's end")
     workers: int = Field(0, ge=0, description="loader processes")
     seed: int = Field(42, ge=0, description="order, modality draws, initialisation")
 

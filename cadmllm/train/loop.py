@@ -129,10 +129,15 @@ def dry_run(
     from_scratch: bool,
     resume: bool,
     overwrite: bool,
-) -> None:
-    """Print what `train` would do, without loading a model or writing anything. Raises what `train` would raise before that."""
+) -> list[dict[str, Any]]:
+    """Print what `train` would do, without loading a model or writing anything. Raises what `train` would raise before that.
+
+    Returns:
+        A row a stage: {'stage', 'folder', 'starts_from', 'samples', 'left_out', 'held_out', 'steps'}.
+    """
     planned = plan_stages(settings, stages)
     check_run_folder(planned, resume, overwrite)
+    rows = []
     for index, stage in enumerate(planned):
         if resume and is_complete(stage.folder):
             console.print(f"stage {stage.number} is complete in {stage.folder}")
@@ -147,6 +152,10 @@ def dry_run(
             console.print(line)
         for text in report.warnings(settings, stage, data, windows):
             console.warn(text)
+        row = {"stage": stage.number, "folder": stage.folder, "starts_from": start.checkpoint, "steps": len(windows)}
+        counts = {"samples": len(data.train_ids), "left_out": len(data.left_out), "held_out": len(data.val_ids)}
+        rows.append(row | counts)
+    return rows
 
 
 class StageRun:
@@ -265,7 +274,8 @@ class StageRun:
         val_loss = self._validate()
         judged = self.validator(s.model, s.stage) if self.validator else {}
         s.model.train()
-        self.wandb.log({f"val/{name}": value for name, value in (val_loss | judged).items()})
+        self.wandb.log({f"val/{name}": loss for name, loss in val_loss.items()})
+        self.wandb.log({f"solids/{name}": share for name, share in judged.items()})
         figures = _figures(_of_stage(self.metrics.path, s.stage.number)) | {"val_loss": val_loss, "judged": judged}
         meta = report.metadata(s, s.windows.total, figures)
         texts = {"settings.json": report.resolved_settings(s.settings), "README.md": report.model_card(s, meta)}

@@ -13,7 +13,7 @@ from cadmllm.settings import Settings
 from cadmllm.train.optim import GroupInfo
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-FREE_TRAIN_KEYS = {"logging_steps", "save_steps", "save_total_limit", "val_steps", "val_samples", "workers"}
+FREE_TRAIN_KEYS = {"logging_steps", "save_steps", "save_total_limit", "val_steps", "val_samples", "judge_samples", "workers"}
 
 
 class Place(TypedDict):

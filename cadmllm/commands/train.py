@@ -1,0 +1,164 @@
+"""`cadmllm train`: the curriculum, one or several stages in one go."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cadmllm.errors import CadmllmError, Exit
+
+if TYPE_CHECKING:
+    from cadmllm.commands._options import Shared
+    from cadmllm.console import Console
+    from cadmllm.corpus.layout import DataSet
+    from cadmllm.settings import Settings
+    from cadmllm.train.loop import RunResult, StageResult
+    from cadmllm.train.validate import Validator
+
+SECTION = "Train"
+STAGES = {"stage1": (1,), "stage2": (2,), "stage3": (3,), "all": (1, 2, 3)}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train")(train)
+
+
+def train(
+    ctx: typer.Context,
+    stages: Annotated[
+        list[str] | None, typer.Argument(help="stage1, stage2, stage3 or all; several are trained in order")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue the interrupted run in run.dir, to the same numbers")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away what run.dir holds of these stages")] = False,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="start stage 2 or 3 from the base model, without the stage before")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print steps, rates and data; load no model, write nothing")] = False,
+) -> None:
+    """Train stages of the curriculum: text, then point clouds, then images.
+
+    Checkpoints: RUN.DIR/stage1_text_model, stage2_text_pc_model, stage3_all_model; metrics.jsonl beside them has a line a step.
+    Ctrl-C finishes the step, saves and leaves (again: at once); --resume goes on from there.
+    """
+    shared: Shared = ctx.obj
+    numbers = stage_numbers(stages or [], shared.start_from_stage)
+    settings, console = shared.settings(), shared.console
+    from cadmllm.train import loop
+
+    with opened(settings, numbers, console) as (settings, dataset):
+        if dry_run:
+            options = {"from_scratch": from_scratch, "resume": resume, "overwrite": overwrite}
+            console.json({"stages": loop.dry_run(settings, numbers, dataset, console, **options)})
+            return
+        result = loop.train(
+            settings,
+            numbers,
+            dataset,
+            console,
+            resume,
+            judge(settings, dataset),
+            from_scratch=from_scratch,
+            overwrite=overwrite,
+        )
+    report(result, settings, numbers, console)
+    if result.exit_code is not Exit.DONE:
+        raise typer.Exit(result.exit_code)
+
+
+def stage_numbers(names: list[str], start_from: int | None) -> list[int]:
+    """The stages that were asked for, ascending.
+
+    Args:
+        names: as on the command line.
+        start_from: the guide's --start_from_stage: that stage and all later ones (of those named, if any are).
+
+    Raises:
+        CadmllmError: E105 for an unknown name, no stage at all, or none left.
+    """
+    unknown = [name for name in names if name not in STAGES]
+    if unknown:
+        raise _usage(f"there is no stage {unknown[0]!r}", "name stage1, stage2, stage3 or all: cadmllm train all --preset tiny")
+    named = {number for name in names for number in STAGES[name]}
+    if not named and start_from is None:
+        raise _usage(
+            "no stage named", "cadmllm train stage1, stage2, stage3 or all, for example: cadmllm train all --preset tiny"
+        )
+    chosen = sorted(number for number in (named or {1, 2, 3}) if number >= (start_from or 1))
+    if not chosen:
+        raise _usage(f"{' '.join(names)} lies before --start_from_stage {start_from}", "leave one of the two out")
+    return chosen
+
+
+def _usage(message: str, remedy: str) -> CadmllmError:
+    return CadmllmError("E105", message, remedy, exit_code=Exit.USAGE)
+
+
+@contextlib.contextmanager
+def opened(settings: Settings, numbers: list[int], console: Console) -> Iterator[tuple[Settings, DataSet]]:
+    """The data set to train on: the one of the settings, or generated parts in a temporary folder (`data.synthetic`)."""
+    from cadmllm.corpus.layout import open_dataset
+
+    if not settings.data.synthetic:
+        yield settings, open_dataset(settings.data)
+        return
+    import tempfile
+    from pathlib import Path
+
+    from cadmllm.corpus.synth import write_dataset
+
+    count = settings.data.synthetic
+    with tempfile.TemporaryDirectory(prefix="cadmllm-parts-") as folder:
+        console.note(f"making {count} parts (seed {settings.train.seed}) in {folder}; data.root is not used")
+        points, views = any(n >= 2 for n in numbers), 3 in numbers
+        write_dataset(Path(folder), count, settings.train.seed, points=points, views=views, workers=settings.kernel.workers)
+        nowhere = dict.fromkeys(("txt", "json_", "img", "points", "train", "val"))
+        data = settings.data.model_copy(update={"root": Path(folder), **nowhere})
+        yield settings.model_copy(update={"data": data}), open_dataset(data)
+
+
+def judge(settings: Settings, dataset: DataSet) -> Validator | None:
+    """What answers held-out prompts at a stage's end and has the CAD kernel build the answers; None when not asked for."""
+    count = settings.train.judge_samples
+    if not count:
+        return None
+    from cadmllm.infer.judge import validator
+
+    return validator(dataset, dataset.split()[1], settings, count)
+
+
+def report(result: RunResult, settings: Settings, numbers: list[int], console: Console) -> None:
+    """Where the checkpoints are, how the loss went, and what to do next."""
+    rows = [_row(stage) for stage in result.stages]
+    console.table(rows, ("stage", "steps", "loss first", "last", "held out", "solids", "checkpoint"))
+    follow = _next(result, settings, numbers)
+    console.print(f"metrics: {result.metrics}")
+    console.print(f"next:    {follow}")
+    console.json(
+        {
+            "stages": result.stages,
+            "finished": result.exit_code is Exit.DONE,
+            "exit_code": int(result.exit_code),
+            "metrics": result.metrics,
+            "next": follow,
+        }
+    )
+
+
+def _row(stage: StageResult) -> tuple[object, ...]:
+    held_out = f"{stage.val_loss['all']:.4f}" if stage.val_loss else "-"
+    solids = f"{stage.judged['all']:.0%}" if stage.judged else "-"
+    where = str(stage.folder) if stage.finished else "(unfinished)"
+    return (stage.name, stage.steps, f"{stage.loss_begin:.4f}", f"{stage.loss_end:.4f}", held_out, solids, where)
+
+
+def _next(result: RunResult, settings: Settings, numbers: list[int]) -> str:
+    if result.exit_code is not Exit.DONE:
+        return f"cadmllm train {' '.join(f'stage{n}' for n in numbers)} --resume --set run.dir={settings.run.dir} (and your other options)"
+    last = result.stages[-1]
+    return f"cadmllm infer --prompt 'a plate with four holes' --checkpoint {last.folder}"
