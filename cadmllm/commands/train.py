@@ -29,12 +29,8 @@ def register(app: typer.Typer) -> None:
 
 def train(
     ctx: typer.Context,
-    stages: Annotated[
-        list[str] | None, typer.Argument(help="stage1, stage2, stage3 or all; several are trained in order")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="continue the interrupted run in run.dir, to the same numbers")
-    ] = False,
+    stages: Annotated[list[str] | None, typer.Argument(help="stage1, stage2, stage3, all; several train in order")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the interrupted run, to the same numbers")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away what run.dir holds of these stages")] = False,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="start stage 2 or 3 from the base model, without the stage before")
@@ -159,6 +155,7 @@ def _row(stage: StageResult) -> tuple[object, ...]:
 
 def _next(result: RunResult, settings: Settings, numbers: list[int]) -> str:
     if result.exit_code is not Exit.DONE:
-        return f"cadmllm train {' '.join(f'stage{n}' for n in numbers)} --resume --set run.dir={settings.run.dir} (and your other options)"
+        names = " ".join(f"stage{number}" for number in numbers)
+        return f"cadmllm train {names} --resume --set run.dir={settings.run.dir} (with your other options)"
     last = result.stages[-1]
     return f"cadmllm infer --prompt 'a plate with four holes' --checkpoint {last.folder}"
