@@ -12,10 +12,7 @@ def run(*items: str | int) -> int:
     """The state after commands (names) and levels (numbers); a string '+3' is a fine item."""
     state = START
     for item in items:
-        if isinstance(item, int):
-            token = NUMBER_BASE + item
-        else:
-            token = FINE_BASE + int(item) if item.startswith("+") else INDEX[item]
+        token = NUMBER_BASE + item if isinstance(item, int) else FINE_BASE + int(item) if item.startswith("+") else INDEX[item]
         assert ALLOWED[state, token], (items, item)
         state = int(NEXT[state, token])
     return state
@@ -42,7 +39,8 @@ def test_every_state_is_reached_and_reaches_the_end():
             seen.add(target)
             frontier.append(target)
     assert seen == set(range(len(ALLOWED)))
-    assert (TO_END <= 20).all() and TO_END[DONE] == 0
+    assert (TO_END <= 20).all()
+    assert TO_END[DONE] == 0
 
 
 def test_to_end_is_the_length_of_the_shortest_way():
