@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cadmllm.cad.bounds import program_box
 from cadmllm.cad.files import whole
 from cadmllm.cad.loops import chain, nest, reverse
-from cadmllm.cad.omnicad import two_sided, two_stored
+from cadmllm.cad.omnicad_read import two_sided, two_stored
 from cadmllm.cad.polar import angles_of, axes_from, direction, polar
 from cadmllm.cad.program import (
     Arc,
