@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import struct
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image, ImageOps
-
+from cadmllm.corpus.pixels import load_rgb
 from cadmllm.corpus.prompt import BARE_REQUEST, clean_caption
 from cadmllm.corpus.types import Cloud, Sample
 from cadmllm.errors import CadmllmError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cadmllm.models.fusion import CadMLLM
 
 MESHES = frozenset({".stl", ".obj", ".off", ".glb", ".gltf", ".3mf"})
-MOST_PIXELS = 64_000_000  # a 8000 x 8000 picture; beyond it lies a decompression bomb, not a view of a part
 SLIMMEST = 20.0  # sides' ratio: the encoder sees a square cut from the middle, and of a slimmer picture nothing
 MOST_IMAGES = 16
-
-# what Pillow raises on broken files, by plugin: its own error is an OSError, PNG's a SyntaxError, TIFF's and others' the rest
-_BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError, struct.error)
 
 
 def sample_of(
@@ -67,57 +62,20 @@ def read_image(path: Path) -> np.ndarray:
     """A picture as RGB uint8 [H, W, 3]: turned as its EXIF says, transparency laid on white, the first frame of several.
 
     Raises:
-        CadmllmError: E405 when it is no picture, truncated, beyond `MOST_PIXELS`, or slimmer than 1 : `SLIMMEST`.
+        CadmllmError: E405 when it is no picture, truncated, too large, or slimmer than 1 : `SLIMMEST`.
     """
-    try:
-        with warnings.catch_warnings():
-            # ours is stricter, and a warning on stderr would be a message without a code
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                _check_size(path, picture.size)
-                picture.load()
-                return _on_white(ImageOps.exif_transpose(picture))
-    except FileNotFoundError:
-        raise CadmllmError("E405", f"{path}: there is no such file", "check the path given to --image") from None
-    except Image.DecompressionBombError:
-        raise _too_large(path) from None
-    except _BROKEN as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CadmllmError(
-            "E405", f"{path} is not a picture that can be read: {reason}", "give a PNG, JPEG, WebP, BMP or TIFF"
-        ) from error
-
-
-def _check_size(path: Path, size: tuple[int, int]) -> None:
-    width, height = size
-    if width * height > MOST_PIXELS:
-        raise _too_large(path)
-    if min(size) < 1 or max(size) > SLIMMEST * min(size):
+    with warnings.catch_warnings():
+        # Pillow's remarks on odd tags are no message of ours; what matters is raised
+        warnings.simplefilter("ignore")
+        pixels = load_rgb(path)
+    height, width = pixels.shape[:2]
+    if max(height, width) > SLIMMEST * min(height, width):
         raise CadmllmError(
             "E405",
             f"{path} is {width} x {height} pixels, of which the square that the encoder sees shows nearly nothing",
             "crop the picture to the part",
         )
-
-
-def _too_large(path: Path) -> CadmllmError:
-    return CadmllmError(
-        "E405",
-        f"{path} has more than {MOST_PIXELS // 1_000_000} million pixels",
-        "make it smaller: the encoder sees 224 x 224 of it",
-    )
-
-
-def _on_white(picture: Image.Image) -> np.ndarray:
-    if picture.mode.startswith("I"):  # 16-bit grey values, which Pillow would clip at 255 instead of scaling
-        grey = np.asarray(picture, dtype=np.int64).clip(0)
-        picture = Image.fromarray((grey // 257 if grey.max(initial=0) > 255 else grey).clip(0, 255).astype(np.uint8))
-    if picture.mode == "F":
-        raise ValueError("floating-point pixels")
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.array(picture.convert("RGB"))
+    return pixels
 
 
 def read_cloud(path: Path, count: int, seed: int) -> Cloud:

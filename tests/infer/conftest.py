@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cadmllm.cad.vocabulary import END
 from cadmllm.corpus.types import ADDED, CAD_SIZE, Batch
 
 WIDTH = 16
@@ -27,9 +28,10 @@ class FakeModel(nn.Module):
     Args:
         seed: of the weights.
         sharpness: scale of the scores.
+        ending: added to the score of the end token.
     """
 
-    def __init__(self, seed: int = 0, sharpness: float = 4.0) -> None:
+    def __init__(self, seed: int = 0, sharpness: float = 4.0, ending: float = 0.0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.rows = nn.Parameter(torch.randn(TEXT_SIZE + len(ADDED), WIDTH, generator=generator))
@@ -38,6 +40,7 @@ class FakeModel(nn.Module):
         self.tokenizer, self.text_size = Bytes(), TEXT_SIZE
         self.cloud_tokens, self.image_tokens = 3, 5
         self.points = self.images = nn.Identity()
+        self.ending = torch.zeros(CAD_SIZE).index_fill_(0, torch.tensor(END), ending)
         self.steps = 0
 
     @property
@@ -63,7 +66,7 @@ class FakeModel(nn.Module):
         seen = mask[:, -embeds.shape[1] :].unsqueeze(-1).to(embeds.dtype)
         features = torch.sin(embeds @ self.turn + positions.unsqueeze(-1) * 0.37) * seen
         total = features.double().sum(dim=1) + (cache if cache is not None else 0.0)
-        return torch.tanh(total.float()) @ self.head, total
+        return torch.tanh(total.float()) @ self.head + self.ending, total
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,137 @@
+"""Files of an answer: all of one run, or none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cadmllm.cad.frame import Transform
+from cadmllm.cad.omnicad import read_json
+from cadmllm.cad.tokens import decode, from_text
+from cadmllm.cad.workshop import Workshop
+from cadmllm.corpus.types import Cloud, Sample
+from cadmllm.errors import CadmllmError
+from cadmllm.infer import answer as room
+from cadmllm.infer.answer import FILES, PIXELS, check_out, command_counts, deliver, no_solid, shown
+from cadmllm.infer.generate import Answer
+
+BOX = "size 40 mm\nplane_z -128\nrect -512 -256 1024 512\nhole_circle 0 0 64\nnew_up 256\nend\n"
+NOTHING = "size 40 mm\nplane_z 0\nloop 0 0\nhline 100\nhline 50\nhline 0\nclose\nnew_up 256\nend\n"
+TEXT_ONLY = Sample("prompt", "text", "a plate", None)
+
+
+def answer_of(text: str) -> Answer:
+    return Answer(tuple(from_text(text)), True, -1.0, 5)
+
+
+@pytest.fixture(scope="module")
+def workshop() -> Iterator[Workshop]:
+    with Workshop(1, 20.0) as open_one:
+        yield open_one
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_solid_leaves_five_files_that_agree(tmp_path: Path, workshop: Workshop) -> None:
+    out = tmp_path / "deep" / "er"
+    record = deliver(answer_of(BOX), TEXT_ONLY, out, {"prompt": "a plate"}, workshop)
+    assert names(out) == set(FILES) == set(record["files"])
+    assert names(tmp_path) == {"deep"}
+    assert json.loads((out / "record.json").read_text()) == record
+    assert (record["verdict"], record["prompt"], record["frame"]) == ("OK", "a plate", "centred")
+    assert record["size_mm"] == pytest.approx([40.0, 20.0, 10.0], abs=1e-6)
+    assert record["volume_mm3"] == pytest.approx(8000.0 - np.pi * 2.5**2 * 10.0, rel=1e-6)
+    assert record["commands"] == {"extrude": 1, "line": 4, "arc": 0, "circle": 1}
+    assert from_text((out / "program.txt").read_text()) == from_text(BOX)
+    assert command_counts(read_json(out / "program.json")) == record["commands"]
+    assert (out / "model.step").read_text().startswith("ISO-10303-21")
+    with Image.open(out / "model.png") as picture:
+        assert picture.size == (PIXELS, PIXELS)
+        pixels = np.asarray(picture.convert("L"))
+    assert 0.05 < (pixels < 250).mean() < 0.9
+
+
+def test_the_same_answer_gives_the_same_step(tmp_path: Path, workshop: Workshop) -> None:
+    for name in ("a", "b"):
+        deliver(answer_of(BOX), TEXT_ONLY, tmp_path / name, {}, workshop)
+    assert (tmp_path / "a" / "model.step").read_bytes() == (tmp_path / "b" / "model.step").read_bytes()
+
+
+def test_a_cloud_gives_its_coordinates(tmp_path: Path, workshop: Workshop) -> None:
+    nothing = np.zeros((4, 3), np.float32)
+    cloud = Cloud(nothing, nothing, Transform((100.0, 0.0, -50.0), 2.0 / 80.0))
+    record = deliver(answer_of(BOX), Sample("prompt", "text+point_cloud", "x", None, (cloud,)), tmp_path / "out", {}, workshop)
+    assert record["frame"] == "point cloud"
+    assert np.allclose(record["box_mm"], [(60.0, -20.0, -60.0), (140.0, 20.0, -40.0)], atol=1e-6)
+
+
+def test_no_solid_leaves_program_and_record_and_nothing_of_an_earlier_answer(tmp_path: Path, workshop: Workshop) -> None:
+    out = tmp_path / "out"
+    deliver(answer_of(BOX), TEXT_ONLY, out, {}, workshop)
+    (out / "mine.txt").write_text("not ours")
+    record = deliver(answer_of(NOTHING), TEXT_ONLY, out, {}, workshop)
+    assert record["verdict"] != "OK"
+    assert record["reason"]
+    assert {"program.txt", "record.json", "mine.txt"} <= names(out)
+    assert not {"model.step", "model.png"} & names(out)
+    error = no_solid(record, out)
+    assert error.code == "E702"
+    assert record["verdict"] in error.message
+    assert record["reason"] in error.message
+
+
+def test_an_answer_that_never_ended_leaves_its_record(tmp_path: Path, workshop: Workshop) -> None:
+    record = deliver(Answer(tuple(from_text(BOX)[:-1]), False, -1.0, 5), TEXT_ONLY, tmp_path / "out", {}, workshop)
+    assert record["verdict"] == "PARSE"
+    assert names(tmp_path / "out") == {"record.json"}
+
+
+def test_a_failure_on_the_way_keeps_the_earlier_answer(
+    tmp_path: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    deliver(answer_of(BOX), TEXT_ONLY, out, {"prompt": "first"}, workshop)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def fail(*_: object) -> None:
+        raise CadmllmError("E303", "the disk is full", "make room")
+
+    monkeypatch.setattr(room, "write_png", fail)
+    with pytest.raises(CadmllmError):
+        deliver(answer_of(BOX.replace("40", "50")), TEXT_ONLY, out, {"prompt": "second"}, workshop)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    with pytest.raises(CadmllmError):
+        deliver(answer_of(BOX), TEXT_ONLY, tmp_path / "new", {}, workshop)
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(CadmllmError) as caught:
+            check_out(out)
+        assert caught.value.code == "E303"
+    check_out(tmp_path / "not" / "yet")
+    check_out(Path("not-yet"))
+    assert names(tmp_path) == {"file"}
+
+
+def test_a_record_names_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown(tmp_path / "run" / "stage1") == "run/stage1"
+    assert shown(Path("a.png")) == "a.png"
+    assert shown(Path("/home/somebody/secret/run/stage1")) == "run/stage1"
+
+
+def test_commands_are_counted() -> None:
+    program = decode(
+        from_text("size 40 mm\nplane_z 0\nrect -512 -256 1024 512\nnew_up 256\nplane_z 256\ncircle 0 0 100\njoin_up 9\nend\n")
+    )
+    assert command_counts(program) == {"extrude": 2, "line": 4, "arc": 0, "circle": 1}
