@@ -152,7 +152,7 @@ class InferSettings(Group):
 
     checkpoint: Path | None = Field(None, description="default: the newest complete stage of run.dir, else the tiny base")
     out: Path = Field(Path("out"), description="folder for program.json, model.step and model.png")
-    max_new_tokens: int = Field(512, ge=16, description="longest answer")
+    max_new_tokens: int = Field(512, ge=16, le=16384, description="longest answer, end token included")
     temperature: float = Field(0.0, ge=0.0, le=5.0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus of sampling")
     seed: int = Field(0, ge=0, description="of sampling")
