@@ -1,0 +1,95 @@
+"""Which stages run and what each starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cadmllm.errors import CadmllmError
+from cadmllm.models.stages import stage_folder, write_manifest
+from cadmllm.settings import Settings
+from cadmllm.train.curriculum import plan_stages, starting_point
+
+
+def _complete(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"w")
+    write_manifest(folder)
+    return folder
+
+
+def _start(settings: Settings, numbers: list[int], index: int = 0, from_scratch: bool = False):
+    return starting_point(settings, plan_stages(settings, numbers), index, from_scratch)
+
+
+def test_stages_come_in_order_and_those_without_epochs_are_skipped(settings) -> None:
+    s = settings(stages={"2": {"epochs": 0}})
+    stages = plan_stages(s, [3, 1, 2, 3])
+    assert [stage.number for stage in stages] == [1, 3]
+    assert [stage.name for stage in stages] == ["stage1_text", "stage3_all"]
+    assert stages[0].folder == s.run.dir / "stage1_text_model"
+    assert stages[0].modalities == ("text",)
+
+
+def test_nothing_left_to_train_is_a_usage_error(settings) -> None:
+    with pytest.raises(CadmllmError) as caught:
+        plan_stages(settings(stages={"1": {"epochs": 0}}), [1])
+    assert (caught.value.code, caught.value.exit_code) == ("E105", 2)
+
+
+def test_modalities_follow_the_probabilities(settings) -> None:
+    stages = plan_stages(settings(), [1, 2, 3])
+    assert stages[1].modalities == ("text", "point_cloud")
+    assert stages[2].modalities == ("text", "point_cloud", "image")
+
+
+def test_a_missing_predecessor_is_refused_with_the_commands_that_mend_it(settings) -> None:
+    with pytest.raises(CadmllmError) as caught:
+        _start(settings(), [2])
+    assert caught.value.code == "E601"
+    assert "stage1_text_model does not exist" in caught.value.message
+    for way in ("cadmllm train stage1 stage2", "--resume_from_ckpt", "--from-scratch"):
+        assert way in caught.value.remedy
+
+
+def test_an_unfinished_predecessor_is_refused(settings) -> None:
+    s = settings()
+    stage_folder(s.run.dir, 1).mkdir(parents=True)
+    with pytest.raises(CadmllmError, match="not finished"):
+        _start(s, [2])
+
+
+def test_ways_to_start_a_later_stage(settings, tmp_path: Path) -> None:
+    s = settings()
+    assert _start(s, [2], from_scratch=True).checkpoint is None
+    assert _start(s, [1, 2], index=1).checkpoint == stage_folder(s.run.dir, 1)
+    first = _complete(stage_folder(s.run.dir, 1))
+    assert _start(s, [2]).checkpoint == first
+    given = _complete(tmp_path / "elsewhere")
+    assert _start(settings(run={"init_from": given}), [2]).checkpoint == given
+    assert _start(settings(run={"init_from": given}), [1]).checkpoint == given
+
+
+def test_stage_3_follows_stage_1_only_if_stage_2_was_switched_off(settings) -> None:
+    s = settings()
+    first = _complete(stage_folder(s.run.dir, 1))
+    with pytest.raises(CadmllmError) as caught:
+        _start(s, [3])
+    assert caught.value.code == "E601"
+    assert _start(settings(stages={"2": {"epochs": 0}}), [3]).checkpoint == first
+
+
+def test_a_rehearsal_on_generated_parts_may_start_anywhere(settings) -> None:
+    assert _start(settings(data={"synthetic": 10}), [2]).checkpoint is None
+
+
+def test_a_folder_given_to_start_from_must_be_there_and_whole(settings, tmp_path: Path) -> None:
+    with pytest.raises(CadmllmError) as caught:
+        _start(settings(run={"init_from": tmp_path / "nowhere"}), [2])
+    assert caught.value.code == "E601"
+    given = _complete(tmp_path / "given")
+    (given / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(CadmllmError) as caught:
+        _start(settings(run={"init_from": given}), [2])
+    assert caught.value.code == "E503"

@@ -1,0 +1,58 @@
+"""Rates and parameter groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import Parameter
+
+from cadmllm.settings import TrainSettings
+from cadmllm.train.optim import build_optimizer, lr_share, set_rates
+
+
+def test_warmup_starts_at_one_over_warmup_and_ends_at_the_full_rate() -> None:
+    assert lr_share(0, 100, 10, 0.1) == pytest.approx(0.1)
+    assert lr_share(9, 100, 10, 0.1) == pytest.approx(1.0)
+    assert lr_share(99, 100, 10, 0.1) == pytest.approx(0.1)
+    assert lr_share(0, 100, 0, 0.1) > 0.99
+
+
+@given(st.integers(1, 500), st.integers(0, 700), st.floats(0, 1))
+def test_the_rate_rises_then_falls_and_stays_in_bounds(total: int, warmup: int, floor: float) -> None:
+    shares = [lr_share(step, total, warmup, floor) for step in range(total)]
+    assert all(0 < share <= 1 + 1e-12 or (share == 0 and floor == 0) for share in shares)
+    assert all(a < b for a, b in zip(shares[:warmup], shares[1:warmup], strict=False))
+    assert all(a >= b - 1e-12 for a, b in zip(shares[warmup:], shares[warmup + 1 :], strict=False))
+    if total > warmup:
+        assert shares[-1] == pytest.approx(floor, abs=1e-9)
+
+
+def _groups() -> dict[str, list[tuple[str, Parameter]]]:
+    def make(name: str) -> list[tuple[str, Parameter]]:
+        return [(f"{name}.weight", Parameter(torch.randn(3, 3))), (f"{name}.bias", Parameter(torch.randn(3)))]
+
+    return {name: make(name) for name in ("llm", "rows", "projectors", "encoders")}
+
+
+def test_groups_have_their_multiplier_and_vectors_no_decay() -> None:
+    train = TrainSettings(weight_decay=0.1, projector_lr_multiplier=5.0, rows_lr_multiplier=2.0)
+    optimizer, infos = build_optimizer(_groups(), 2, 1e-4, train)
+    rates = {(info.component, info.weight_decay): info.lr for info in infos}
+    assert rates == pytest.approx(
+        {
+            (name, decay): 1e-4 * by
+            for name, by in (("llm", 1), ("rows", 2), ("projectors", 5), ("encoders", 5))
+            for decay in (0.1, 0)
+        }
+    )
+    assert set_rates(optimizer, infos, 0.5) == pytest.approx(5e-5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([info.lr * 0.5 for info in infos])
+
+
+def test_projectors_and_encoders_are_frozen_in_stage_1() -> None:
+    groups = _groups()
+    _, infos = build_optimizer(groups, 1, 1e-4, TrainSettings())
+    assert {info.component for info in infos} == {"llm", "rows"}
+    assert not any(p.requires_grad for name in ("projectors", "encoders") for _, p in groups[name])
