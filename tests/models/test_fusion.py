@@ -31,7 +31,7 @@ def test_training_lowers_the_loss(settings, make_batch, lora: bool):
         (total / count).backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(total) / count)
+        losses.append(float(total.detach()) / count)
     assert count == 10
     assert losses[-1] < 0.5 * losses[0]
 
@@ -133,3 +133,77 @@ def test_describe_counts_what_trains(settings):
     assert table["total"]["parameters"] == table["llm"]["parameters"] + table["rows"]["parameters"]
     assert "projectors" not in table
     assert "encoders" not in table
+
+
+def test_features_stand_where_their_placeholders_are(settings, make_batch):
+    model = build_model(settings(), 3)
+    batch = make_batch(model.text_size, clouds=2, images=1)
+    plain = make_batch(model.text_size, clouds=2, images=1)
+    with torch.no_grad():
+        embeds = model.embed(batch)
+        words = model.rows.embed(batch.input_ids, model.llm.get_input_embeddings())
+        assert model.points is not None
+        assert model.images is not None
+        clouds, images = model.points(batch.points, batch.normals), model.images(batch.pixels)
+    torch.testing.assert_close(embeds[0, :16], clouds.flatten(0, 1))
+    torch.testing.assert_close(embeds[0, 16:20], images[0])
+    assert torch.equal(embeds[0, 20:], words[0, 20:])
+    assert torch.equal(embeds[1], words[1])
+    assert torch.equal(batch.input_ids, plain.input_ids)
+
+
+@pytest.mark.parametrize(("clouds", "images"), [(0, 0), (1, 0), (0, 2), (2, 1)])
+def test_any_mix_of_modalities_trains(settings, make_batch, clouds: int, images: int):
+    model = build_model(settings(), 3)
+    model.loss(make_batch(model.text_size, clouds=clouds, images=images))[0].backward()
+    for name, parameter in model.named_parameters():
+        shown = {"points": clouds > 0, "images": images > 0}.get(name.split(".")[0], True)
+        if parameter.requires_grad and "mask_token" not in name:
+            assert (parameter.grad is not None) == shown, name
+            assert parameter.grad is None or parameter.grad.isfinite().all()
+
+
+def test_the_answer_depends_on_the_cloud(settings, make_batch):
+    model = build_model(settings(), 2)
+    batch = make_batch(model.text_size, clouds=1)
+    before = float(model.loss(batch)[0])
+    assert batch.points is not None
+    batch.points = batch.points.flip(-1)
+    assert float(model.loss(batch)[0]) != before
+
+
+def test_encoders_are_loaded_only_by_the_stages_that_use_them(settings, tmp_path):
+    missing = {"points_encoder": "michelangelo", "points_checkpoint": tmp_path / "no.pt", "image_encoder": "./no"}
+    assert build_model(settings(**missing), 1).points is None
+    for stage, model in ((2, missing), (3, {"image_encoder": "./no"})):
+        with pytest.raises(CadmllmError) as caught:
+            build_model(settings(**model), stage)
+        assert caught.value.code == "E502"
+
+
+def test_a_frozen_encoder_stays_in_evaluation_mode_and_gets_no_gradient(settings, make_batch, tmp_path):
+    from cadmllm.models.points import MichelangeloEncoder
+
+    state = MichelangeloEncoder(8, 64, 128, 1, 1).state_dict()
+    torch.save({name: torch.randn_like(value) * 0.1 for name, value in state.items()}, tmp_path / "m.pt")
+    chosen = settings(points_encoder="michelangelo", points_checkpoint=tmp_path / "m.pt")
+    model = build_model(chosen, 2)
+    assert model.points is not None
+    model.train()
+    assert not model.points.encoder.training
+    assert model.points.projector.training
+    model.loss(make_batch(model.text_size, clouds=1))[0].backward()
+    assert all(p.grad is None for p in model.points.encoder.parameters())
+    assert model.parameter_groups()["encoders"] == []
+    chosen.model.train_encoders = True
+    assert len(build_model(chosen, 2).parameter_groups()["encoders"]) == len(state)
+
+
+def test_features_start_about_as_large_as_words(settings, make_batch):
+    model = build_model(settings(), 3)
+    batch = make_batch(model.text_size, clouds=2, images=1)
+    words = float(model.llm.get_input_embeddings().weight.std())
+    with torch.no_grad():
+        embeds = model.embed(batch)
+    for part in (embeds[0, :16], embeds[0, 16:20]):
+        assert 0.3 < float(part.std()) / words < 3.0

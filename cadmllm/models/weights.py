@@ -1,0 +1,225 @@
+"""Everything that was trained, to a folder and back: nothing of it is lost, and nothing is silently left as it was.
+
+`model.safetensors` holds LoRA (or, without it, the whole language model), the added rows, projectors and trained encoders, under
+names that do not depend on peft. `model.json` says what it was trained on: base, vocabulary, LoRA and model settings.
+Frozen parts are not copied; they are loaded again from where they came, and the base is recognised by its fingerprint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import Parameter
+
+from cadmllm.errors import CadmllmError
+from cadmllm.models.fusion import CadMLLM, build_model
+from cadmllm.models.rows import vocabulary_hash
+from cadmllm.settings import Settings
+
+WEIGHTS, RECORD = "model.safetensors", "model.json"
+FORMAT = 1
+# settings that a checkpoint was trained with and that its answers depend on, by the branch they belong to
+OF_BRANCH = {
+    "points": ("points_encoder", "point_tokens", "fourier_width"),
+    "images": ("image_encoder", "image_tokens"),
+}
+BRANCH_STAGES = {"points": 2, "images": 3}
+
+
+def trained_state(model: CadMLLM) -> dict[str, Tensor]:
+    """Every trained tensor by its name in a checkpoint, detached, not copied."""
+    return {name: parameter.detach() for name, parameter in _trained(model).items()}
+
+
+def _trained(model: CadMLLM) -> dict[str, Parameter]:
+    """By what a part is, not by `requires_grad`, which a stage or an inference may have switched off."""
+    chosen = {}
+    lora = model.settings.lora.enabled
+    frozen = {
+        f"{name}.encoder." for name, branch in (("points", model.points), ("images", model.images)) if branch and branch.frozen
+    }
+    for name, parameter in model.named_parameters():
+        if name.startswith("llm.") and lora and "lora_" not in name:
+            continue
+        if not name.startswith(frozen):
+            chosen[name.replace("llm.base_model.model.", "llm.").replace(".default.", ".")] = parameter
+    return chosen
+
+
+def load_trained(model: CadMLLM, state: Mapping[str, Tensor], where: str = "checkpoint") -> list[str]:
+    """Copy a trained state into a model.
+
+    A branch (points, images) of which the state holds nothing at all keeps its fresh start.
+
+    Returns:
+        The parts left fresh, e.g. ['points.encoder', 'points.projector'].
+
+    Raises:
+        CadmllmError: E504 naming the tensor that is missing, unexpected or of another shape; the model is then unchanged.
+    """
+    wanted = _trained(model)
+    absent = tuple(f"{branch}." for branch in OF_BRANCH if not any(name.startswith(f"{branch}.") for name in state))
+    fresh = {".".join(name.split(".")[:2]) for name in wanted if name.startswith(absent)} if absent else set()
+    for name in sorted(wanted.keys() | state.keys()):
+        if name not in state:
+            if name.startswith(absent) and absent:
+                continue
+            raise _unfit(where, f"it lacks {name}, which this model trains")
+        if name not in wanted:
+            raise _unfit(where, f"it holds {name}, which this model does not have")
+        if state[name].shape != wanted[name].shape:
+            raise _unfit(where, f"{name} has shape {tuple(state[name].shape)}, and {tuple(wanted[name].shape)} here")
+    with torch.no_grad():
+        for name, value in state.items():
+            wanted[name].copy_(value)
+    return sorted(fresh)
+
+
+def save_model(model: CadMLLM, folder: Path, meta: Mapping[str, object]) -> None:
+    """Write `model.safetensors` and `model.json` into `folder` (made if need be), each aside and then renamed.
+
+    Args:
+        model: of any stage; parts trained in earlier stages go along.
+        folder: the checkpoint folder.
+        meta: what the caller wants to keep beside (step, loss, ...), under 'meta'.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.to("cpu").contiguous() for name, value in trained_state(model).items()}
+    aside = folder / f".{WEIGHTS}"
+    save_file(tensors, aside, {"format": "pt", "vocabulary": vocabulary_hash()})
+    os.replace(aside, folder / WEIGHTS)
+    settings = model.settings
+    kept = settings.model.model_dump(mode="json")
+    for name in ("llm", "image_encoder"):  # a relative folder would depend on where the next command is run
+        local = Path(kept[name]).expanduser()
+        kept[name] = str(local.resolve()) if kept[name] != "tiny" and local.is_dir() else kept[name]
+    record = {
+        "format": FORMAT,
+        "stage": model.stage,
+        "vocabulary": vocabulary_hash(),
+        "base": model.fingerprint,
+        "lora": settings.lora.model_dump(mode="json"),
+        "model": kept,
+        "parameters": sum(value.numel() for value in tensors.values()),
+        "meta": dict(meta),
+    }
+    aside = folder / f".{RECORD}"
+    aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(aside, folder / RECORD)
+
+
+def load_model(folder: Path, settings: Settings, stage: int | None = None) -> CadMLLM:
+    """The model that a folder holds.
+
+    Args:
+        folder: written by `save_model`.
+        settings: resolved.
+        stage: None: the stage it was saved in, with the LoRA and model settings it was trained with; of `settings.model` only
+            where files lie and how to run count (checkpoint of Michelangelo, attention, quantization, devices), and `llm` when
+            the base is not where it was. A number: a model of that stage under `settings`, which must agree with the
+            checkpoint; parts it does not hold yet start fresh and are named in `model.fresh`.
+
+    Raises:
+        CadmllmError: E503 when a file is missing or broken; E504 when it does not fit; E501, E502 from its parts.
+    """
+    folder = Path(folder)
+    record, state = _read(folder)
+    if record["vocabulary"] != vocabulary_hash():
+        raise _unfit(
+            str(folder),
+            f"it was trained with another CAD vocabulary ({record['vocabulary']}, now {vocabulary_hash()})",
+            "train it again with this version of cadmllm, or use the version that made it",
+        )
+    if stage is None:
+        settings = _recorded(settings, record)
+    else:
+        _agree(settings, record, state, stage, str(folder))
+    model = build_model(settings, record["stage"] if stage is None else stage)
+    parts = ("config", "tokenizer", "weights") if settings.lora.enabled else ("config", "tokenizer")
+    for part in parts:
+        if model.fingerprint[part] != record["base"].get(part):
+            was = record["model"]["llm"]
+            raise _unfit(
+                str(folder),
+                f"it was trained on {was}, and {settings.model.llm} is another base ({part})",
+                f"name the base it was trained on: `--set model.llm=...` (was {was})",
+            )
+    model.fresh = load_trained(model, state, str(folder))
+    return model
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    for name in (RECORD, WEIGHTS):
+        if not (folder / name).is_file():
+            what = "has no " + name if folder.is_dir() else "is not there"
+            raise _incomplete(folder, what)
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _incomplete(folder, f"holds a broken {RECORD}") from error
+    shape = {"format": int, "stage": int, "vocabulary": str, "base": dict, "lora": dict, "model": dict}
+    if not isinstance(record, dict) or any(not isinstance(record.get(key), kind) for key, kind in shape.items()):
+        raise _incomplete(folder, f"holds a {RECORD} that is not one of a checkpoint")
+    if record["format"] != FORMAT or record["stage"] not in (1, 2, 3) or "llm" not in record["model"]:
+        raise _incomplete(folder, f"holds a {RECORD} of another format ({record['format']})")
+    try:
+        return record, load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise _incomplete(folder, f"holds a broken {WEIGHTS}") from error
+
+
+def _recorded(settings: Settings, record: Mapping[str, Any]) -> Settings:
+    """The settings with what the checkpoint was trained with put in."""
+    chosen = settings.model_copy(deep=True)
+    trained = ["llm", "point_count", "image_views", "train_encoders", *(key for keys in OF_BRANCH.values() for key in keys)]
+    try:
+        for name in trained:
+            value = record["model"][name]
+            gone = name in ("llm", "image_encoder") and Path(value).is_absolute() and not Path(value).is_dir()
+            if not gone:
+                setattr(chosen.model, name, value)
+        for name, value in record["lora"].items():
+            setattr(chosen.lora, name, value)
+    except (KeyError, ValueError, TypeError) as error:
+        raise CadmllmError(
+            "E504",
+            f"{RECORD} of the checkpoint holds settings that this version does not know ({str(error).splitlines()[0]})",
+            "use the version of cadmllm that made the checkpoint",
+        ) from error
+    return chosen
+
+
+def _agree(settings: Settings, record: Mapping[str, Any], state: Mapping[str, Tensor], stage: int, where: str) -> None:
+    """Refuse settings under which the tensors would fit but mean something else, or would not fit for a nameable reason."""
+    pairs = [(f"lora.{name}", getattr(settings.lora, name), record["lora"].get(name)) for name in ("enabled", "r", "alpha")]
+    if not settings.lora.enabled and record["lora"].get("enabled") is False:
+        pairs = []
+    for branch, names in OF_BRANCH.items():
+        if stage >= BRANCH_STAGES[branch] and any(name.startswith(f"{branch}.") for name in state):
+            pairs += [(f"model.{name}", getattr(settings.model, name), record["model"].get(name)) for name in names]
+    for name, now, then in pairs:
+        if now != then and not (name == "model.image_encoder" and Path(str(now)).resolve() == Path(str(then))):
+            raise _unfit(
+                where, f"it was trained with {name}={then}, and the setting is {now}", f"--set {name}={str(then).lower()}"
+            )
+
+
+def _incomplete(folder: Path, what: str) -> CadmllmError:
+    return CadmllmError(
+        "E503",
+        f"the checkpoint {folder} {what}",
+        "name a complete checkpoint folder, or train that stage again: `cadmllm train stage1`",
+    )
+
+
+def _unfit(where: str, reason: str, remedy: str = "") -> CadmllmError:
+    default = "load it with the settings it was trained with (they stand in its model.json), or train from the stage before"
+    return CadmllmError("E504", f"{where} does not fit this model: {reason}", remedy or default)
