@@ -43,9 +43,8 @@ def _trained(model: CadMLLM) -> dict[str, Parameter]:
     """By what a part is, not by `requires_grad`, which a stage or an inference may have switched off."""
     chosen = {}
     lora = model.settings.lora.enabled
-    frozen = {
-        f"{name}.encoder." for name, branch in (("points", model.points), ("images", model.images)) if branch and branch.frozen
-    }
+    branches = {"points": model.points, "images": model.images}
+    frozen = tuple(f"{name}.encoder." for name, branch in branches.items() if branch is not None and branch.frozen)
     for name, parameter in model.named_parameters():
         if name.startswith("llm.") and lora and "lora_" not in name:
             continue
