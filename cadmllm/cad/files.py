@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from cadmllm.errors import CadmllmError
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def whole(path: str | Path) -> Generator[Path]:
     """A new, empty file beside `path` to write to; it replaces `path` when the block ends well and vanishes when it does not.
 
     Raises:

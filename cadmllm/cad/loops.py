@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from cadmllm.cad.program import CLOSURE, Arc, Circle, Curve, Line, Loop, Point2, Profile
 from cadmllm.errors import CadmllmError
 
@@ -129,11 +131,6 @@ def inside(point: Point2, corners: Polygon) -> bool:
     return odd
 
 
-def _box(corners: Polygon) -> tuple[float, float, float, float]:
-    xs, ys = [p[0] for p in corners], [p[1] for p in corners]
-    return min(xs), min(ys), max(xs), max(ys)
-
-
 def _contains(outer: Polygon, inner: Polygon) -> bool:
     """Whether most corners and mid-sides of `inner` lie inside `outer`: loops may touch, but a region's do not cross."""
     middles = [((a[0] + b[0]) / 2.0, (a[1] + b[1]) / 2.0) for a, b in zip(inner, inner[1:] + inner[:1], strict=True)]
@@ -150,24 +147,13 @@ def nest(loops: list[Loop]) -> tuple[Profile, ...]:
     if len(loops) == 1:
         return (Profile(loops[0]),)
     shapes = [polygon(loop) for loop in loops]
-    sizes = [abs(area(shape)) for shape in shapes]
-    boxes = [_box(shape) for shape in shapes]
+    sizes = np.array([abs(area(shape)) for shape in shapes])
+    low, high = (np.array([edge(shape, axis=0) for shape in shapes]) for edge in (np.min, np.max))
     parents: list[list[int]] = []
     for i, shape in enumerate(shapes):
-        low_x, low_y, high_x, high_y = boxes[i]
-        slack = 1e-3 * max(high_x - low_x, high_y - low_y)  # chords of a circle fall short of it
-        parents.append(
-            [
-                j
-                for j, (x0, y0, x1, y1) in enumerate(boxes)
-                if sizes[j] > sizes[i]
-                and x0 - slack <= low_x
-                and y0 - slack <= low_y
-                and high_x <= x1 + slack
-                and high_y <= y1 + slack
-                and _contains(shapes[j], shape)
-            ]
-        )
+        slack = 1e-3 * np.max(high[i] - low[i])  # chords of a circle fall short of it
+        around = (sizes > sizes[i]) & np.all(low - slack <= low[i], axis=1) & np.all(high[i] <= high + slack, axis=1)
+        parents.append([j for j in np.flatnonzero(around).tolist() if _contains(shapes[j], shape)])
     outers = [i for i, above in enumerate(parents) if len(above) % 2 == 0]
     holes: dict[int, list[Loop]] = {i: [] for i in outers}
     for i, above in enumerate(parents):
