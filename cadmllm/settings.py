@@ -61,8 +61,8 @@ class DataSettings(Group):
     img: Path | None = Field(None, description="views; default root/img")
     points: Path | None = Field(None, description="clouds; default root/pcd, else root/pointcloud")
     train: Path | None = Field(None, description="training ids: a text file, an id a line, or a caption file")
-    val: Path | None = Field(None, description="held-out ids, likewise; default a fixed split of root")
-    val_share: float = Field(0.05, ge=0.0, le=0.5, description="share held out when `val` is not given")
+    val: Path | None = Field(None, description="held-out ids, likewise; default root/val.txt, else a fixed share")
+    val_share: float = Field(0.05, ge=0.0, le=0.5, description="share held out where there is no such list")
     synthetic: int = Field(0, ge=0, description="train on so many generated parts made in a temporary root")
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, populate_by_name=True)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 POINT_FOLDERS = ("pcd", "pointcloud")  # both names are in use; where both exist, the first wins
 POINT_FORMATS = (".npz", ".npy", ".ply")  # where an id has several, the first wins
+VAL_LIST = "val.txt"  # held-out ids that a data set brings along
 IMAGE_FORMATS = ("png", "jpg", "jpeg")
 _VIEW = re.compile(rf"(.+)_(\d{{1,3}})\.({'|'.join(IMAGE_FORMATS)})$", re.IGNORECASE)
 
@@ -41,6 +42,47 @@ class Problem:
     code: str
     where: str
     message: str
+
+
+class Scanner:
+    """Lists data folders, each once; what is unsafe is left out and noted in `problems`."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+
+    def files(self, folder: Path) -> Iterator[tuple[str, str]]:
+        """('0000/', 'ID.json') of every file one shard deep, ('', 'ID.json') of files beside the shards.
+
+        Raises:
+            CadmllmError: E401 when a folder cannot be read.
+        """
+        for entry in self._entries(folder, folder):
+            if entry.is_dir():
+                yield from ((f"{entry.name}/", inner.name) for inner in self._entries(Path(entry.path), folder))
+            else:
+                yield "", entry.name
+
+    def programs(self, folder: Path) -> set[str]:
+        """Ids of the .json files in a folder of programs."""
+        return {shard + name[:-5] for shard, name in self.files(folder) if name.endswith(".json")}
+
+    def _entries(self, folder: Path, root: Path) -> Iterator[os.DirEntry[str]]:
+        """Entries of a folder; links that leave `root` and names that are no ids are noted and left out."""
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    reason = unsafe(entry.name)
+                    if not reason and entry.is_symlink() and not _inside(Path(entry.path), root):
+                        reason = "a link that leaves the data set"
+                    if reason:
+                        self.problems.append(Problem("E403", entry.path, f"{entry.path}: {reason}"))
+                    else:
+                        yield entry
+        except OSError as error:
+            remedy = "check the path and its permissions"
+            raise CadmllmError("E401", f"{folder} cannot be read: {error.strerror}", remedy) from error
 
 
 class DataSet:
@@ -58,7 +100,8 @@ class DataSet:
         self._json, self._img, self._points = _folders(data)
         self._captions, notes = read_captions(data.txt or data.root / "txt")
         self.problems += [Problem(*note) for note in notes]
-        self._programs = {f"{shard}{name[:-5]}" for shard, name in self._list(self._json) if name.endswith(".json")}
+        self._scanner = Scanner(self.problems)
+        self._programs = self._scanner.programs(self._json)
         self._views = self._list_views()
         self._clouds = self._list_clouds()
         self.ids = sorted(self._captions.keys() & self._programs)
@@ -150,18 +193,20 @@ class DataSet:
     def split(self) -> tuple[list[str], list[str]]:
         """(training ids, held-out ids), both sorted, without overlap.
 
-        `data.val` and `data.train` are lists of ids or caption files. Without `data.val` a fixed share of the ids is held
-        out by a hash of the id, so an id never changes sides when the data set grows. An id on both lists is held out.
+        `data.val` and `data.train` are lists of ids or caption files. Without `data.val` and without a `val.txt` in the
+        root, a fixed share of the ids is held out by a hash of the id, so an id never changes sides when the data set
+        grows. An id on both lists is held out.
 
         Raises:
             CadmllmError: E407 when a list is unreadable or none of its ids is in the data set.
         """
         known = set(self.ids)
         chosen = self._listed(self.data.train, known) if self.data.train else known
-        if self.data.val is None:
+        held_out = self.data.val or self.data.root / VAL_LIST
+        if self.data.val is None and not held_out.is_file():
             val = {id_ for id_ in chosen if order.fraction(id_) < self.data.val_share}
         else:
-            val = self._listed(self.data.val, known)
+            val = self._listed(held_out, known)
             both = len(chosen & val) if self.data.train else 0
             if both:
                 message = f"{both} ids are on both lists: they are held out, not trained on"
@@ -183,37 +228,11 @@ class DataSet:
             self.problems.append(Problem("E407", str(path), message))
         return found
 
-    def _list(self, folder: Path) -> Iterator[tuple[str, str]]:
-        """('0000/', 'ID.json') of every file one shard deep, ('', 'ID.json') of files beside the shards."""
-        for entry in self._entries(folder, folder):
-            if entry.is_dir():
-                yield from ((f"{entry.name}/", inner.name) for inner in self._entries(Path(entry.path), folder))
-            else:
-                yield "", entry.name
-
-    def _entries(self, folder: Path, root: Path) -> Iterator[os.DirEntry[str]]:
-        """Entries of a folder; links that leave `root` and names that are no ids are noted and left out."""
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    reason = unsafe(entry.name)
-                    if not reason and entry.is_symlink() and not _inside(Path(entry.path), root):
-                        reason = "a link that leaves the data set"
-                    if reason:
-                        self.problems.append(Problem("E403", entry.path, f"{entry.path}: {reason}"))
-                    else:
-                        yield entry
-        except OSError as error:
-            remedy = "check the path and its permissions"
-            raise CadmllmError("E401", f"{folder} cannot be read: {error.strerror}", remedy) from error
-
     def _list_views(self) -> dict[str, Views]:
         if self._img is None:
             return {}
         found: dict[str, list[tuple[int, str]]] = {}
-        for shard, name in self._list(self._img):
+        for shard, name in self._scanner.files(self._img):
             match = _VIEW.match(name)
             if match:
                 found.setdefault(shard + match[1], []).append((int(match[2]), name[len(match[1]) :]))
@@ -227,7 +246,7 @@ class DataSet:
     def _list_clouds(self) -> dict[str, tuple[int, str]]:
         found: dict[str, tuple[int, str]] = {}
         for index, folder in enumerate(self._points):
-            for shard, name in self._list(folder):
+            for shard, name in self._scanner.files(folder):
                 stem, suffix = os.path.splitext(name)
                 if suffix not in POINT_FORMATS:
                     continue

@@ -1,86 +1,125 @@
-"""Procedural parts with captions: what the bundled data, the demo and `--create-dummy-data` are made of.
-
-Part k of seed s is a pure function of (s, k) and of the parts before it (two parts never have the same token sequence), so
-it does not depend on how many are asked for.
-"""
+"""Generated parts as a data set on disk, in the Omni-CAD layout (`parts` makes the parts themselves)."""
 
 from __future__ import annotations
 
-import hashlib
+import json
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from pathlib import Path
 
-from cadmllm.cad import tokens
+from cadmllm.cad import files, omnicad_write
 from cadmllm.cad.program import Program
-from cadmllm.corpus import captions
-from cadmllm.corpus.captions import Design
-from cadmllm.corpus.families import FLAT
-from cadmllm.corpus.families_cut import CUTS
-from cadmllm.corpus.families_joined import JOINED
-from cadmllm.corpus.shapes import ONTO_BACK, ONTO_SIDE, UPRIGHT, Dice, placed
+from cadmllm.corpus.captionfiles import CAPTION
+from cadmllm.corpus.layout import VAL_LIST
+from cadmllm.corpus.parts import SHARD, VERSION, Part, generate
+from cadmllm.corpus.prepare import Derive, Report, make_folder, prepare
+from cadmllm.errors import CadmllmError
 
-VERSION = 1  # of the generator: raised whenever the parts of a seed change, so that folders of two versions never mix
-SHARD = 10_000  # parts a folder
+__all__ = ["Part", "generate", "write_dataset"]
 
-Family = Callable[[Dice], Design]
-FAMILIES: tuple[tuple[Family, float], ...] = (*FLAT, *JOINED, *CUTS)
-_TURNS = ((UPRIGHT, 72.0), (ONTO_BACK, 14.0), (ONTO_SIDE, 14.0))
-_UNITS = ((0.5, 10.0), (1.0, 72.0), (2.0, 14.0), (5.0, 4.0))
+RECIPE = "recipe.json"  # says how a folder was made; a folder with another recipe, or without one, is left alone
+HELD_OUT = 10  # every tenth part is held out (val.txt)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A generated part.
+def write_dataset(
+    out: Path,
+    count: int,
+    seed: int,
+    points: int = 0,
+    views: bool = False,
+    workers: int = 2,
+    *,
+    size: int = 224,
+    compact: bool = False,
+    timeout: float = 30.0,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Report:
+    """Write parts 0 .. count-1 of a seed: json/, txt/, val.txt, and pcd/ and img/ when asked for.
 
-    Attributes:
-        id: 'SHARD/NUMBER', e.g. '0000/00000001'.
-        family: name of the function that drew it.
-        program: in mm.
-        captions: style -> text, the styles of `captions.STYLES`.
-    """
-
-    id: str
-    family: str
-    program: Program
-    captions: dict[str, str]
-
-
-def part_id(number: int) -> str:
-    """The id of part `number`, counted from 0."""
-    return f"{number // SHARD:04d}/{number:08d}"
-
-
-def generate(count: int, seed: int) -> Iterator[Part]:
-    """Parts 0 .. count-1 of a seed, all different, every program valid.
+    The main caption of an id stands in its entry's 'text caption', as everywhere; 'text caption dimensioned' and
+    'text caption short' beside it are ours, and readers that do not know them pass over them. A folder that this function
+    made with the same count and seed is completed, not made anew.
 
     Args:
-        count: how many.
-        seed: any integer.
+        out: new or empty folder, or one of ours.
+        count, seed: as for `generate`.
+        points: surface points a cloud, 0 for no clouds.
+        views: whether to draw the 8 views.
+        workers: processes that build and draw.
+        size: pixels of a view's side.
+        compact: see `prepare.Derive`.
+        timeout: seconds a build may take.
+        advance: called with the number of parts written, once for the programs and once more for points and views.
+
+    Raises:
+        CadmllmError: E409 when the folder holds something else, E303 when it cannot be written.
     """
-    seen: set[bytes] = set()
-    for number in range(count):
-        attempt = 0
-        while True:
-            part, key = draw(seed, number, attempt)
-            if key not in seen:
-                break
-            attempt += 1  # simple families run out of new sizes: the next attempt may well be another family
-        seen.add(key)
-        yield part
+    out = Path(out)
+    what = Derive(points, views, size, compact, seed)
+    _claim(out, {"generator": VERSION, "count": count, "seed": seed} | what.recipe())
+    _write_parts(out, count, seed, advance)
+    if not points and not views:
+        return Report(total=count, made=count)
+    return prepare(_programs(count, seed), out, what, workers=workers, timeout=timeout, advance=advance)
 
 
-def draw(seed: int, number: int, attempt: int = 0) -> tuple[Part, bytes]:
-    """One part and the hash of its token sequence, by which duplicates are known."""
-    dice = Dice(f"{VERSION}:{seed}:{number}:{attempt}")
-    dice.unit = dice.weighted(_UNITS)
-    family = dice.weighted(FAMILIES)
-    design = family(dice)
-    turn = dice.weighted(_TURNS)
-    offset = (0.0, 0.0, 0.0)
-    if dice.chance(0.3):
-        offset = (dice.size(-50, 50, 5), dice.size(-50, 50, 5), dice.size(-50, 50, 5))
-    program = placed(design.extrudes, turn, offset)
-    written = captions.write_captions(dice, design)
-    sequence = " ".join(map(str, tokens.encode(program).tokens))
-    key = hashlib.blake2b(sequence.encode(), digest_size=12).digest()
-    return Part(part_id(number), family.__name__, program, written), key
+def _programs(count: int, seed: int) -> Iterator[tuple[str, Callable[[], Program]]]:
+    for part in generate(count, seed):
+        yield part.id, lambda program=part.program: program
+
+
+def _write_parts(out: Path, count: int, seed: int, advance: Callable[[int], None]) -> None:
+    entries: list[dict[str, str]] = []
+    held_out: list[str] = []
+    make_folder(out / "txt")
+    for number, part in enumerate(generate(count, seed)):
+        path = out / "json" / f"{part.id}.json"
+        if number % SHARD == 0:
+            make_folder(path.parent)
+        if not path.exists():
+            omnicad_write.write_json(part.program, path)
+        entries.append(_entry(part))
+        if number % HELD_OUT == HELD_OUT - 1:
+            held_out.append(part.id)
+        if number % SHARD == SHARD - 1 or number == count - 1:
+            _write_text(out / "txt" / f"{part.id.split('/')[0]}.json", json.dumps(entries, ensure_ascii=False, indent=0) + "\n")
+            entries = []
+        advance(1)
+    if held_out:
+        _write_text(out / VAL_LIST, "".join(f"{id_}\n" for id_ in held_out))
+
+
+def _entry(part: Part) -> dict[str, str]:
+    main, *others = part.captions
+    return {"id": part.id, CAPTION: part.captions[main]} | {f"{CAPTION} {style}": part.captions[style] for style in others}
+
+
+def _claim(out: Path, recipe: dict[str, object]) -> None:
+    """Make `out` ours, or see that it already is; its recipe then names everything that was ever asked for."""
+    make_folder(out)
+    path = out / RECIPE
+    try:
+        empty = not any(os.scandir(out))
+    except OSError as error:
+        raise CadmllmError("E303", f"{out} cannot be read: {error.strerror}", "give another --out") from error
+    if not empty:
+        before = _recipe_of(path)
+        differs = [key for key in recipe if key in before and before[key] != recipe[key]]
+        if not before or differs:
+            what = f"was made with another {differs[0]} ({before[differs[0]]})" if before else "is not empty"
+            raise CadmllmError("E409", f"{out} {what}", "give another --out, or remove that folder first")
+        recipe = before | recipe
+    _write_text(path, json.dumps(recipe, indent=2, sort_keys=True) + "\n")
+
+
+def _recipe_of(path: Path) -> dict[str, object]:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}  # no recipe of ours: whatever lies there is someone else's
+    return data if isinstance(data, dict) and "generator" in data else {}
+
+
+def _write_text(path: Path, text: str) -> None:
+    with files.whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
