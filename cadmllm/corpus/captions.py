@@ -6,6 +6,7 @@ varies, so that a text model learns the things and not one sentence.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from cadmllm.cad.program import Extrude
 from cadmllm.corpus.shapes import Dice
 
 STYLES = ("qualitative", "dimensioned", "short")
+_SPOKEN = re.compile(r"\b([Aa]) (?=8[\d.]* |1[18](?:\.\d+)? )")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
@@ -122,7 +124,8 @@ def listing(items: Sequence[str]) -> str:
 
 
 def sentence(text: str) -> str:
-    """Capitalised, with a full stop."""
+    """Capitalised, with a full stop, 'an' before numbers that are spoken with a vowel (8, 11, 18)."""
+    text = _SPOKEN.sub(r"\1n ", text)
     return text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cadmllm.cad import files, omnicad_write
+from cadmllm.cad import files, omnicad
 from cadmllm.cad.program import Program
 from cadmllm.corpus.captionfiles import CAPTION
 from cadmllm.corpus.layout import VAL_LIST
@@ -77,7 +77,7 @@ def _write_parts(out: Path, count: int, seed: int, advance: Callable[[int], None
         if number % SHARD == 0:
             make_folder(path.parent)
         if not path.exists():
-            omnicad_write.write_json(part.program, path)
+            omnicad.write_json(part.program, path)
         entries.append(_entry(part))
         if number % HELD_OUT == HELD_OUT - 1:
             held_out.append(part.id)
