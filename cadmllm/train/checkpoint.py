@@ -88,6 +88,7 @@ def finish_stage(stage_dir: Path, model: CadMLLM, meta: Mapping[str, object], te
         _clear(aside)
         aside.mkdir(parents=True)
         save_model(model, aside, dict(meta))
+        model.tokenizer.save_pretrained(aside)
         for name, text in texts.items():
             (aside / name).write_text(text, encoding="utf-8")
         (stage_dir / MANIFEST).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -278,7 +279,11 @@ class StageRun:
         self.wandb.log({f"solids/{name}": share for name, share in judged.items()})
         figures = _figures(_of_stage(self.metrics.path, s.stage.number)) | {"val_loss": val_loss, "judged": judged}
         meta = report.metadata(s, s.windows.total, figures)
-        texts = {"settings.json": report.resolved_settings(s.settings), "README.md": report.model_card(s, meta)}
+        texts = {
+            "training_metadata.json": json.dumps(meta, indent=1) + "\n",
+            "settings.json": report.resolved_settings(s.settings),
+            "README.md": report.model_card(s, meta),
+        }
         finish_stage(s.stage.folder, s.model, meta, texts)
         result = _summary(s.stage, self.metrics, True, val_loss, judged)
         held_out = f", held out {val_loss['all']:.4f}" if val_loss else ""

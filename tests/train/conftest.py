@@ -47,7 +47,7 @@ class MemoryDataSet:
         normals = rng.normal(size=(count, 3))
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)
         points = rng.uniform(-1, 1, (count, 3)).astype(np.float32)
-        return Cloud(points, normals.astype(np.float32), Transform())
+        return Cloud(points, normals.astype(np.float32), Transform((0.0, 0.0, 0.0), 1.0))
 
     def view_count(self, id_: str) -> int:
         return 8 if "image" in self.modalities(id_) else 0

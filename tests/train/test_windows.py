@@ -1,0 +1,93 @@
+"""The data of a step is a pure function of (seed, stage, epoch, step)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from cadmllm.corpus.batch import Collator
+from cadmllm.train.curriculum import plan_stages
+from cadmllm.train.windows import Windows, iterate
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base)
+
+
+def _windows(settings, parts, tokenizer, stage: int = 3) -> Windows:
+    model = settings.model
+    collate = Collator(tokenizer, len(tokenizer), model.point_tokens, model.image_tokens, settings.train.max_seq_length)
+    return Windows(parts, parts.split()[0], plan_stages(settings, [stage])[0], settings, collate)
+
+
+def _same(a, b) -> bool:
+    if a.mix != b.mix or len(a.batches) != len(b.batches):
+        return False
+    for x, y in zip(a.batches, b.batches, strict=True):
+        if x.ids != y.ids or not torch.equal(x.input_ids, y.input_ids):
+            return False
+        for name in ("points", "pixels", "labels"):
+            left, right = getattr(x, name), getattr(y, name)
+            if (left is None) != (right is None) or (left is not None and not torch.equal(left, right)):
+                return False
+    return True
+
+
+def test_any_step_can_be_had_at_once_and_again(settings, parts, tokenizer) -> None:
+    s = settings()
+    windows = _windows(s, parts, tokenizer)
+    in_order = list(iterate(windows, 0, 0))
+    assert [window.step for window in in_order] == list(range(len(windows)))
+    late = _windows(s, parts, tokenizer)
+    assert _same(late[4], in_order[4])
+    assert _same(next(iter(iterate(late, 3, 0))), in_order[3])
+
+
+def test_an_epoch_shows_every_sample_once_and_the_next_in_another_order(settings, parts, tokenizer) -> None:
+    windows = _windows(settings(stages={"1": {"epochs": 2}}), parts, tokenizer, stage=1)
+    ids = [[i for batch in window.batches for i in batch.ids] for window in iterate(windows, 0, 0)]
+    assert windows.steps_per_epoch == 6
+    assert len(windows) == 12
+    first, second = sum(ids[:6], []), sum(ids[6:], [])
+    assert sorted(first) == sorted(second) == windows.ids
+    assert first != second
+    assert Counter(map(len, ids[:6])) == {4: 5, 2: 1}  # 22 samples: the last window is smaller
+
+
+def test_other_seeds_and_stages_give_other_orders(settings, parts, tokenizer) -> None:
+    s = settings()
+    one = _windows(s, parts, tokenizer, stage=2).positions(0)
+    assert one == _windows(s, parts, tokenizer, stage=2).positions(0)
+    assert one != _windows(s, parts, tokenizer, stage=3).positions(0)
+    assert one != _windows(settings(train={"seed": 7}), parts, tokenizer, stage=2).positions(0)
+
+
+def test_the_mix_and_what_falls_back_are_counted(settings, parts, tokenizer) -> None:
+    only = {"text": 0.0, "text+point_cloud": 1.0}
+    windows = _windows(settings(stages={"2": {"epochs": 1, "probabilities": only}}), parts, tokenizer, stage=2)
+    found = list(iterate(windows, 0, 0))
+    without = sum("point_cloud" not in parts.modalities(i) for i in windows.ids)
+    assert without > 0
+    assert sum(window.fell_back for window in found) == without
+    assert windows.expected_fallbacks() == (without, 22)
+    assert sum((window.mix for window in found), Counter()) == {"text": without, "text+point_cloud": 22 - without}
+
+
+def test_max_steps_ends_a_stage(settings, parts, tokenizer) -> None:
+    assert len(_windows(settings(train={"max_steps": 4}), parts, tokenizer)) == 4
+    assert len(_windows(settings(train={"max_steps": 400}), parts, tokenizer)) == 6
+
+
+def test_loader_processes_give_the_same_and_leave_the_random_state_alone(settings, parts, tokenizer) -> None:
+    windows = _windows(settings(), parts, tokenizer, stage=2)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    found = list(iterate(windows, 2, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(_same(window, windows[window.step]) for window in found)
+    assert [window.step for window in found] == [2, 3, 4, 5]
