@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.strategies import programs
 
 from cadmllm.cad.bounds import program_box
 from cadmllm.cad.grammar import ALLOWED, DONE, NEXT, START, TO_END, accepts
@@ -30,6 +29,7 @@ from cadmllm.cad.program import (
 from cadmllm.cad.tokens import decode, encode, from_text, parse, to_text
 from cadmllm.cad.vocabulary import INDEX, NUMBER_BASE, VOCABULARY
 from cadmllm.errors import CadmllmError
+from tests.strategies import programs
 
 
 def polygon(*points: tuple[float, float]) -> Loop:
@@ -239,7 +239,7 @@ def test_what_is_finer_than_the_grid_is_left_out_and_said():
 def test_a_cut_before_there_is_material_is_left_out_and_said():
     cut = extrude(Plane(), Profile(box(0, 0, 5, 5)), op=Operation.CUT)
     encoded = encode(Program((cut, extrude(Plane(), Profile(box(0, 0, 10, 10))))))
-    assert "cut of nothing" in encoded.notes[0]
+    assert "before there is material" in encoded.notes[0]
     assert len(decode(encoded.tokens).extrudes) == 1
 
 
