@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from cadmllm.cad.frame import Transform
+from cadmllm.errors import CadmllmError
 
 
 @dataclass(slots=True)
@@ -68,8 +71,82 @@ def weld(vertices: np.ndarray, faces: np.ndarray, pairs: np.ndarray) -> tuple[np
     return vertices[first[used]], where.reshape(-1, 3).astype(np.int32), kept
 
 
+def sample_surface(mesh: Mesh, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points drawn uniformly by area from the surface, with the normals of their triangles.
+
+    Uniform in a triangle by the square-root map (Osada et al., "Shape Distributions", 2002, eq. 1).
+
+    Args:
+        mesh: any mesh with area.
+        count: how many points.
+        seed: of the generator; the same mesh, count and seed give the same points.
+
+    Returns:
+        points [count, 3] float64, mm, and outward unit normals [count, 3] float64.
+    """
+    corners = mesh.vertices[mesh.faces]
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    doubled = np.linalg.norm(cross, axis=1)
+    random = np.random.default_rng(seed)
+    chosen = np.searchsorted(np.cumsum(doubled) / doubled.sum(), random.random(count), side="right")
+    chosen = np.minimum(chosen, len(doubled) - 1)
+    root, along = np.sqrt(random.random((count, 1))), random.random((count, 1))
+    a, b, c = corners[chosen, 0], corners[chosen, 1], corners[chosen, 2]
+    points = (1.0 - root) * a + root * (1.0 - along) * b + root * along * c
+    return points, cross[chosen] / doubled[chosen, None]
+
+
 def normalise(mesh: Mesh) -> Transform:
     """The transform into the cube [-1, 1] about the centre of the mesh's box."""
     low, high = mesh.box
     center = (low + high) / 2.0
     return Transform((float(center[0]), float(center[1]), float(center[2])), float(2.0 / (high - low).max()))
+
+
+def write_stl(mesh: Mesh, path: str | Path) -> None:
+    """Write a binary STL in millimetres. Raises `CadmllmError` E303 when the file cannot be written."""
+    import trimesh
+
+    scene = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    write_aside(path, scene.export(file_type="stl"))
+
+
+def write_glb(mesh: Mesh, path: str | Path, name: str = "part") -> None:
+    """Write a binary glTF 2.0: metres and +Y up, as the format demands, so that CAD's (x, y, z) mm is (x, z, -y) / 1000.
+
+    Each B-rep face keeps its own vertices: flat faces look flat, and edges stay sharp in every viewer.
+
+    Raises:
+        CadmllmError: E303 when the file cannot be written.
+    """
+    import trimesh
+    from trimesh.visual.material import PBRMaterial
+
+    count = len(mesh.vertices)
+    keys, where = np.unique(mesh.face_ids[:, None].astype(np.int64) * count + mesh.faces, return_inverse=True)
+    x, y, z = mesh.vertices[keys % count].T / 1000.0
+    material = PBRMaterial(name="steel", baseColorFactor=[176, 190, 205, 255], metallicFactor=0.1, roughnessFactor=0.6)
+    part = trimesh.Trimesh(
+        np.column_stack([x, z, -y]),
+        where.reshape(-1, 3),
+        process=False,
+        visual=trimesh.visual.TextureVisuals(material=material),
+    )
+    part.vertex_normals  # noqa: B018 - computed here, so that they are written
+    scene = trimesh.Scene()
+    scene.add_geometry(part, node_name=name, geom_name=name)
+    write_aside(path, scene.export(file_type="glb", include_normals=True))
+
+
+def write_aside(path: str | Path, content: bytes) -> None:
+    """Put a whole file in place or leave nothing. Raises `CadmllmError` E303."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    except OSError as err:
+        aside.unlink(missing_ok=True)
+        raise CadmllmError(
+            "E303", f"{path} cannot be written: {err.strerror}", "give a folder that exists and is writable"
+        ) from err
