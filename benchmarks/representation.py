@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/representation.py --data ../shared/data/deepcad [--limit N] [--schemes ours deepcad8 ...] [--json]
 
 Each program is read, built and triangulated; then encoded, decoded, built and triangulated again with each scheme, and the two
-meshes are compared by mesh booleans (`cad.compare.mesh_iou`). A decoded program that does not build counts as IoU 0. Schemes:
+meshes are compared by mesh booleans (`cad.compare.mesh_iou`). A decoded program that does not build counts as IoU 0; one that the
+scheme cannot express at all (DeepCAD's caps) is counted apart and left out of its other columns. Schemes:
 
     ours        one shared grid, 512 levels to half the longest side, 16 steps a level, decoded to the roundest number
     HALFxFINE   the same with other numbers of levels and steps (512x1 is one token a value)
@@ -162,10 +163,12 @@ def measure(files: list[Path], schemes: list[str], workers: int) -> tuple[dict, 
 
 def summary(tally: Tally) -> dict:
     """Token and IoU statistics of a scheme."""
-    tokens = np.array([row.tokens for row in tally.rows if row.tokens])
-    iou = np.array([row.iou for row in tally.rows])
+    rows = [row for row in tally.rows if not row.fault.startswith("E212")]
+    tokens = np.array([row.tokens for row in rows if row.tokens])
+    iou = np.array([row.iou for row in rows])
     return {
         "programs": len(iou),
+        "not_expressible": len(tally.rows) - len(rows),
         "tokens_median": float(np.median(tokens)),
         "tokens_mean": round(float(tokens.mean()), 1),
         "tokens_p95": float(np.percentile(tokens, 95)),
@@ -173,7 +176,7 @@ def summary(tally: Tally) -> dict:
         "iou_mean": round(float(iou.mean()), 4),
         "iou_p5": round(float(np.percentile(iou, 5)), 4),
         "below_0.9": round(float((iou < 0.9).mean()), 4),
-        "not_built": round(float(np.mean([bool(row.fault) for row in tally.rows])), 4),
+        "not_built": round(float(np.mean([bool(row.fault) for row in rows])), 4),
     }
 
 
