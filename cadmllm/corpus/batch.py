@@ -93,9 +93,7 @@ class Collator:
             )
         return ids
 
-    def _assemble(
-        self, samples: Sequence[Sample], rows: list[list[int]], *, left: bool
-    ) -> Batch:
+    def _assemble(self, samples: Sequence[Sample], rows: list[list[int]], *, left: bool) -> Batch:
         pad = self.tokenizer.pad_token_id
         mask = _pad([[1] * len(row) for row in rows], 0, left=left)
         clouds = [cloud for sample in samples for cloud in sample.clouds]
@@ -115,20 +113,11 @@ class Collator:
 
 def _stack(arrays: list[np.ndarray]) -> torch.Tensor | None:
     """Equal arrays as one float32 tensor, None of none."""
-    return (
-        torch.from_numpy(np.stack(arrays).astype(np.float32, copy=False))
-        if arrays
-        else None
-    )
+    return torch.from_numpy(np.stack(arrays).astype(np.float32, copy=False)) if arrays else None
 
 
 def _pad(rows: list[list[int]], value: int, *, left: bool) -> torch.Tensor:
     """Rows as one int64 [B, T] tensor, filled with `value` on one side."""
     longest = max(len(row) for row in rows)
-    filled = [
-        [value] * (longest - len(row)) + row
-        if left
-        else row + [value] * (longest - len(row))
-        for row in rows
-    ]
+    filled = [[value] * (longest - len(row)) + row if left else row + [value] * (longest - len(row)) for row in rows]
     return torch.tensor(filled, dtype=torch.int64)

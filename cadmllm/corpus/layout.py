@@ -8,9 +8,10 @@ said in `DataSet.problems`; what is merely absent (a caption without a program, 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -267,6 +268,32 @@ def open_dataset(data: DataSettings) -> DataSet:
         CadmllmError: E401 (folder missing, nothing in it), E402 (a caption file is not a list).
     """
     return DataSet(data)
+
+
+def programs_of(root: Path, every: bool = False) -> tuple[list[tuple[str, Callable[[], Program]]], list[Problem]]:
+    """(id, reader) of the programs under a root, sorted by id, and what was left out.
+
+    Args:
+        root: folder with json/, and txt/ if there are captions.
+        every: those without a caption, too. Without a txt/ folder all are taken anyway.
+
+    Raises:
+        CadmllmError: E401 when there is no json/ or it is empty, E402 for a broken caption file.
+    """
+    from cadmllm.cad import omnicad
+
+    folder = root / "json"
+    if not folder.is_dir():
+        raise CadmllmError("E401", f"{root} has no json/ folder", "give the root of a data set in the Omni-CAD layout")
+    problems: list[Problem] = []
+    ids = Scanner(problems).programs(folder)
+    if not every and (root / "txt").exists():
+        captions, notes = read_captions(root / "txt")
+        problems += [Problem(*note) for note in notes]
+        ids &= captions.keys()
+    if not ids:
+        raise CadmllmError("E401", f"{folder} holds no program that is wanted", "give --all to take those without a caption, too")
+    return [(id_, functools.partial(omnicad.read_json, folder / f"{id_}.json")) for id_ in sorted(ids)], problems
 
 
 def _folders(data: DataSettings) -> tuple[Path, Path | None, list[Path]]:

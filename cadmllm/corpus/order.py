@@ -9,9 +9,7 @@ import hashlib
 
 import numpy as np
 
-ORDER, DRAW, CAPTION, CLOUD, VIEWS = range(
-    5
-)  # one stream per purpose, so that a new draw never shifts another
+ORDER, DRAW, CAPTION, CLOUD, VIEWS, BARE = range(6)  # one stream per purpose, so that a new draw never shifts another
 
 
 def stream(*key: int) -> np.random.Philox:
@@ -42,18 +40,14 @@ def epoch_order(ids_count: int, seed: int, stage: int, epoch: int) -> np.ndarray
     Returns:
         A permutation of 0..ids_count-1, int64 [ids_count].
     """
-    return np.argsort(
-        stream(ORDER, seed, stage, epoch).random_raw(ids_count), kind="stable"
-    )
+    return np.argsort(stream(ORDER, seed, stage, epoch).random_raw(ids_count), kind="stable")
 
 
 def fraction(text: str) -> float:
     """A number in [0, 1) that depends on `text` alone: what splits a data set by id, however it grows."""
     return (
         int.from_bytes(
-            hashlib.blake2b(
-                text.encode("utf-8", "surrogatepass"), digest_size=7
-            ).digest(),
+            hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=7).digest(),
             "big",
         )
         / 2.0**56

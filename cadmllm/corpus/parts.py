@@ -17,13 +17,14 @@ from cadmllm.corpus.captions import Design
 from cadmllm.corpus.families import FLAT
 from cadmllm.corpus.families_cut import CUTS
 from cadmllm.corpus.families_joined import JOINED
+from cadmllm.corpus.families_outline import OUTLINES
 from cadmllm.corpus.shapes import ONTO_BACK, ONTO_SIDE, UPRIGHT, Dice, placed
 
 VERSION = 1  # of the generator: raised whenever the parts of a seed change, so that folders of two versions never mix
 SHARD = 10_000  # parts a folder
 
 Family = Callable[[Dice], Design]
-FAMILIES: tuple[tuple[Family, float], ...] = (*FLAT, *JOINED, *CUTS)
+FAMILIES: tuple[tuple[Family, float], ...] = (*FLAT, *OUTLINES, *JOINED, *CUTS)
 _TURNS = ((UPRIGHT, 72.0), (ONTO_BACK, 14.0), (ONTO_SIDE, 14.0))
 _UNITS = ((0.5, 10.0), (1.0, 72.0), (2.0, 14.0), (5.0, 4.0))
 

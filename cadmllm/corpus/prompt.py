@@ -59,12 +59,8 @@ def clean_caption(caption: object, where: str = "the prompt") -> str:
             f"{where}: the caption has {len(caption)} characters, more than {LONGEST_CAPTION}",
             "shorten it: a sentence or two is what the model learns from",
         )
-    text = caption.encode("utf-8", "replace").decode(
-        "utf-8"
-    )  # lone surrogates would stop a tokenizer
-    text = "".join(
-        c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc"
-    ).strip()
+    text = caption.encode("utf-8", "replace").decode("utf-8")  # lone surrogates would stop a tokenizer
+    text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc").strip()
     if not text:
         raise CadmllmError(
             "E408",
@@ -79,9 +75,7 @@ def placeholders(cloud_tokens: Sequence[int], image_tokens: Sequence[int]) -> st
     return POINTS * sum(cloud_tokens) + IMAGE * sum(image_tokens)
 
 
-def build_prompt(
-    caption: str, cloud_tokens: Sequence[int] = (), image_tokens: Sequence[int] = ()
-) -> str:
+def build_prompt(caption: str, cloud_tokens: Sequence[int] = (), image_tokens: Sequence[int] = ()) -> str:
     """The prompt as a string.
 
     Args:
@@ -92,9 +86,7 @@ def build_prompt(
     Raises:
         CadmllmError: E408, see `clean_caption`.
     """
-    return (
-        HEAD + placeholders(cloud_tokens, image_tokens) + clean_caption(caption) + TAIL
-    )
+    return HEAD + placeholders(cloud_tokens, image_tokens) + clean_caption(caption) + TAIL
 
 
 def encode_prompt(
@@ -119,9 +111,7 @@ def encode_prompt(
     Raises:
         CadmllmError: E408, see `clean_caption`.
     """
-    head = encode_marked(
-        tokenizer, text_size, HEAD + placeholders(cloud_tokens, image_tokens)
-    )
+    head = encode_marked(tokenizer, text_size, HEAD + placeholders(cloud_tokens, image_tokens))
     tail = tokenizer.encode(TAIL, add_special_tokens=False)
     body = tokenizer.encode(clean_caption(caption), add_special_tokens=False)
     if limit is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cadmllm.corpus import order
+from cadmllm.corpus.prompt import BARE_REQUEST
 from cadmllm.corpus.types import Cloud, Sample
 from cadmllm.errors import CadmllmError
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cadmllm.corpus.layout import DataSet, Problem
+
+BARE_SHARE = 0.15  # of the samples that show a cloud or an image
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +59,14 @@ def draw_combination(
         seed, stage, epoch, position: where we are.
     """
     names = sorted(name for name, share in probabilities.items() if share > 0.0)
-    at = order.uniform(order.DRAW, seed, stage, epoch, position) * sum(
-        probabilities[name] for name in names
-    )
+    at = order.uniform(order.DRAW, seed, stage, epoch, position) * sum(probabilities[name] for name in names)
     wanted = names[-1]
     for name in names:
         at -= probabilities[name]
         if at < 0.0:
             wanted = name
             break
-    return Draw(
-        wanted, join_modalities({"text"} | (available & set(wanted.split("+"))))
-    )
+    return Draw(wanted, join_modalities({"text"} | (available & set(wanted.split("+")))))
 
 
 def load_sample(
@@ -87,6 +86,9 @@ def load_sample(
     The caption is one of those the id has, the points are drawn anew each time, `views` different views are chosen. A
     cloud or a view that cannot be read is noted in `dataset.problems`, the sample goes on without that modality, and
     `Sample.combination` says what is really shown: one bad file does not end a run of days.
+
+    Where a cloud or an image is shown, `BARE_SHARE` of the samples say `BARE_REQUEST` in place of their caption: that is
+    what inference says when a person gives a scan and no text.
 
     Args:
         dataset: from `layout.open_dataset`.
@@ -112,17 +114,14 @@ def load_sample(
             dataset.note(error, id_)
     if "image" in asked:
         try:
-            images = tuple(
-                dataset.view(id_, k)
-                for k in _choose_views(dataset.view_count(id_), views, key)
-            )
+            images = tuple(dataset.view(id_, k) for k in _choose_views(dataset.view_count(id_), views, key))
             shown.append("image")
         except CadmllmError as error:
             dataset.note(error, id_)
     caption = dataset.caption(id_, order.whole(order.CAPTION, *key))
-    return Sample(
-        id_, join_modalities(shown), caption, target_of(dataset, id_), clouds, images
-    )
+    if len(shown) > 1 and order.uniform(order.BARE, *key) < BARE_SHARE:
+        caption = BARE_REQUEST
+    return Sample(id_, join_modalities(shown), caption, target_of(dataset, id_), clouds, images)
 
 
 def target_of(dataset: DataSet, id_: str) -> np.ndarray:
@@ -138,9 +137,7 @@ def target_of(dataset: DataSet, id_: str) -> np.ndarray:
     return np.asarray(tokens.encode(dataset.program(id_)).tokens, dtype=np.int64)
 
 
-def usable_ids(
-    dataset: DataSet, ids: Iterable[str], longest: int
-) -> tuple[list[str], list[Problem]]:
+def usable_ids(dataset: DataSet, ids: Iterable[str], longest: int) -> tuple[list[str], list[Problem]]:
     """Split ids into those a stage can train on and the reasons against the others.
 
     Reads and encodes every program once (about 1 ms each), so that a long target is found before the first step and not

@@ -12,7 +12,7 @@ from cadmllm.cad.program import Program
 from cadmllm.corpus.captionfiles import CAPTION
 from cadmllm.corpus.layout import VAL_LIST
 from cadmllm.corpus.parts import SHARD, VERSION, Part, generate
-from cadmllm.corpus.prepare import Derive, Report, make_folder, prepare
+from cadmllm.corpus.prepare import POINT_COUNT, Derive, Report, make_folder, prepare
 from cadmllm.errors import CadmllmError
 
 __all__ = ["Part", "generate", "write_dataset"]
@@ -25,10 +25,11 @@ def write_dataset(
     out: Path,
     count: int,
     seed: int,
-    points: int = 0,
+    points: bool = False,
     views: bool = False,
     workers: int = 2,
     *,
+    point_count: int = POINT_COUNT,
     size: int = 224,
     compact: bool = False,
     timeout: float = 30.0,
@@ -43,9 +44,9 @@ def write_dataset(
     Args:
         out: new or empty folder, or one of ours.
         count, seed: as for `generate`.
-        points: surface points a cloud, 0 for no clouds.
-        views: whether to draw the 8 views.
+        points, views: whether to make clouds and the 8 views.
         workers: processes that build and draw.
+        point_count: surface points a cloud.
         size: pixels of a view's side.
         compact: see `prepare.Derive`.
         timeout: seconds a build may take.
@@ -55,7 +56,7 @@ def write_dataset(
         CadmllmError: E409 when the folder holds something else, E303 when it cannot be written.
     """
     out = Path(out)
-    what = Derive(points, views, size, compact, seed)
+    what = Derive(point_count if points else 0, views, size, compact, seed)
     _claim(out, {"generator": VERSION, "count": count, "seed": seed} | what.recipe())
     _write_parts(out, count, seed, advance)
     if not points and not views:
