@@ -1,4 +1,4 @@
-# make setup | demo | test | test-full | lint | clean
+# make setup | demo | test | test-full | lint | docs | clean
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -8,7 +8,7 @@ DEMO := demo
 TESTS := OMP_NUM_THREADS=1 WANDB_MODE=offline $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := setup
-.PHONY: setup need demo test test-full lint clean
+.PHONY: setup need demo test test-full lint docs clean
 
 setup: $(STAMP)
 
@@ -49,6 +49,9 @@ test: lint
 
 test-full: lint
 	$(TESTS) -m 'long or not long' --timeout 1800
+
+docs: $(STAMP)
+	$(BIN)/python -m cadmllm.doctor.docs
 
 clean:
 	rm -rf build dist $(DEMO) .pytest_cache .ruff_cache .hypothesis

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from cadmllm.cli import main
+
+def main() -> int:
+    """Runs the command line; says what to install where not even Typer is there."""
+    try:
+        from cadmllm import cli
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "cadmllm":
+            raise
+        print(f"error: E802 {error.name} is not installed", file=sys.stderr)
+        print(f"hint: {sys.executable} -m pip install {error.name}", file=sys.stderr)
+        return 1
+    return cli.main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

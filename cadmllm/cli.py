@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cadmllm import __version__
-from cadmllm.commands import _options, config
+from cadmllm.commands import _options, config, data, doctor, infer, train
 from cadmllm.console import Console
 from cadmllm.errors import CadmllmError, Exit
 
 if TYPE_CHECKING:
     import typer.core
 
-COMMANDS = (config,)
+COMMANDS = (doctor, data, train, infer, config)
 
 
 def build() -> typer.core.TyperGroup:

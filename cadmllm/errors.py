@@ -87,9 +87,12 @@ CODES: dict[str, str] = {
     "E811": "no CUDA device",
     "E812": "this torch has no kernels for this GPU",
     "E813": "too little GPU memory",
+    "E814": "too little main memory",
     "E821": "too little disk space",
     "E822": "a folder is not writable",
     "E831": "a Windows path where a Linux path is needed",
+    "E832": "files on a Windows drive, which is slow under WSL",
+    "E841": "wandb is not logged in",
     "E899": "a check itself failed",
     # internal
     "E901": "internal error",

@@ -171,7 +171,7 @@ def _plain(word: str) -> str:
 
 def _find_command(root: typer.core.TyperGroup, args: Sequence[str]) -> tuple[str, Command, list[str]]:
     """The command that is meant, its name ('data synth'), and all other words in their order."""
-    from typer.core import TyperGroup
+    from typer.core import TyperCommand, TyperGroup
 
     place = root
     names: list[str] = []
@@ -191,8 +191,9 @@ def _find_command(root: typer.core.TyperGroup, args: Sequence[str]) -> tuple[str
             raise _unknown_command(word, [*names], place.commands)
         names.append(word)
         found = place.commands[word]
-        if not isinstance(found, TyperGroup):
+        if isinstance(found, TyperCommand):
             return " ".join(names), found, [*other, *words]
+        assert isinstance(found, TyperGroup)
         place = found
     return " ".join(names), place, other
 

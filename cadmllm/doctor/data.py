@@ -1,0 +1,69 @@
+"""The data set has what the stages show, and every stage has a checkpoint to start from."""
+
+from __future__ import annotations
+
+from cadmllm.doctor.check import Finding, Level, Outcome, Situation
+
+_WORDS = {"point_cloud": "point clouds", "image": "views"}
+
+
+def check_data(situation: Situation) -> Outcome:
+    """The data set can be read and holds the modalities of the stages that are to be trained.
+
+    Raises:
+        CadmllmError: E401, E402, E407 from the data set, which the runner makes a finding of.
+    """
+    settings = situation.needed
+    if settings.data.synthetic:
+        return Outcome(skipped=f"{settings.data.synthetic} parts will be generated")
+    from cadmllm.corpus.layout import open_dataset
+    from cadmllm.train.curriculum import plan_stages
+
+    dataset = open_dataset(settings.data)
+    train_ids, val_ids = dataset.split()
+    have = {name: sum(name in dataset.modalities(id_) for id_ in train_ids) for name in ("text", *_WORDS)}
+    findings = []
+    for stage in plan_stages(settings, situation.stages):
+        for name in stage.modalities:
+            if not have[name]:
+                findings.append(_lacking(stage.number, name, len(train_ids), str(settings.data.root)))
+    if dataset.problems:
+        first = dataset.problems[0]
+        count = len(dataset.problems)
+        message = f"{count} entr{'y was' if count == 1 else 'ies were'} left out; the first: {first.message}"
+        findings.append(Finding(first.code, Level.WARN, "data", message, f"mend or remove {first.where}"))
+    counts = f"{len(train_ids)} to train on ({have['point_cloud']} with points, {have['image']} with views)"
+    return Outcome(f"{counts}, {len(val_ids)} held out ({settings.data.root})", tuple(findings))
+
+
+def _lacking(stage: int, modality: str, ids: int, root: str) -> Finding:
+    what = _WORDS.get(modality, "a caption and a program")
+    message = f"stage {stage} shows {modality.replace('_', ' ')}, and none of the {ids} training ids has {what}"
+    if modality == "text":
+        return Finding("E406", Level.FAIL, "data", message, f"look at the data: cadmllm data check {root}")
+    make = f"cadmllm data prepare {root} --out DIR {'--points' if modality == 'point_cloud' else '--views'}"
+    remedy = f"make them: {make}; meanwhile train what comes before, or leave the stage out: --stage{stage}_epochs 0"
+    return Finding("E406", Level.FAIL, "data", message, remedy)
+
+
+def check_start(situation: Situation) -> Outcome:
+    """The first stage has its predecessor's checkpoint, and no other run is in the way.
+
+    Raises:
+        CadmllmError: E503, E601, E105, which the runner makes a finding of.
+    """
+    from cadmllm.models.stages import is_complete
+    from cadmllm.train.curriculum import plan_stages, starting_point
+
+    settings = situation.needed
+    stages = plan_stages(settings, situation.stages)
+    start = starting_point(settings, stages, 0, from_scratch=False)
+    findings = []
+    taken = [stage for stage in stages if stage.folder.is_dir() and any(stage.folder.iterdir())]
+    if taken:
+        state = "a finished stage" if is_complete(taken[0].folder) else "an unfinished run"
+        names = " ".join(f"stage{stage.number}" for stage in stages)
+        remedy = f"continue it: cadmllm train {names} --resume; train elsewhere: --output_dir DIR; or throw it away: --overwrite"
+        findings.append(Finding("E605", Level.WARN, "start", f"{taken[0].folder} already holds {state}", remedy))
+    source = start.checkpoint or f"the base model {settings.model.llm}"
+    return Outcome(f"stage {stages[0].number} starts from {source} ({start.reason})", tuple(findings))

@@ -1,0 +1,111 @@
+"""How large a language model is: parameters and bytes of its weights, from its shape alone. Arithmetic only, no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+GIB = 2**30
+NF4_BYTES = 0.5 + 1 / 64 + 1 / (64 * 256) * 4  # 4 bits, an 8-bit scale for 64 weights, a 32-bit one for 256 scales
+_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class LlmShape:
+    """What decides the size of a Qwen3-style decoder.
+
+    Attributes:
+        layers, hidden, mlp: number of blocks, width, inner width of the MLP.
+        heads, kv_heads, head_dim: of the attention.
+        vocabulary: rows of the embedding.
+        tied: whether input and output embedding are one matrix.
+    """
+
+    layers: int
+    hidden: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of the seven linear layers of all blocks."""
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return self.layers * self.hidden * (2 * query + 2 * key + 3 * self.mlp)
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Weights of the input embedding and, where it is a matrix of its own, the output embedding."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def parameters(self) -> int:
+        """All weights but the norms, which are below 0.01 %."""
+        return self.linear_parameters + self.embedding_parameters
+
+    def lora_parameters(self, rank: int) -> int:
+        """Weights of LoRA on the seven linear layers."""
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        ends = 2 * (self.hidden + query) + 2 * (self.hidden + key) + 3 * (self.hidden + self.mlp)
+        return self.layers * rank * ends
+
+    def weight_bytes(self, dtype: str, quantization: str) -> int:
+        """Bytes of the weights on the device: NF4 shrinks the linear layers, the embeddings stay in `dtype`."""
+        wide = _BYTES[dtype]
+        linear = NF4_BYTES if quantization == "nf4" else wide
+        return int(self.linear_parameters * linear + self.embedding_parameters * wide)
+
+
+_QWEN3 = 151_936
+KNOWN = {
+    "Qwen/Qwen3-0.6B": LlmShape(28, 1024, 3072, 16, 8, 128, _QWEN3, True),
+    "Qwen/Qwen3-1.7B": LlmShape(28, 2048, 6144, 16, 8, 128, _QWEN3, True),
+    "Qwen/Qwen3-4B": LlmShape(36, 2560, 9728, 32, 8, 128, _QWEN3, True),
+    "Qwen/Qwen3-8B": LlmShape(36, 4096, 12288, 32, 8, 128, _QWEN3, False),
+    "Qwen/Qwen3-14B": LlmShape(40, 5120, 17408, 40, 8, 128, _QWEN3, False),
+    "Qwen/Qwen3-32B": LlmShape(64, 5120, 25600, 64, 8, 128, _QWEN3, False),
+}
+
+
+def shape_of(name: str) -> LlmShape | None:
+    """The shape of a model: from its config.json where the model is on this machine, else from the table of Qwen3 models.
+
+    Args:
+        name: hub name or local folder.
+    """
+    folder = Path(name) if Path(name).is_dir() else cached(name)
+    if folder is not None and (folder / "config.json").is_file():
+        return _from_config(folder / "config.json")
+    return KNOWN.get(name)
+
+
+def cached(name: str) -> Path | None:
+    """The newest snapshot of a hub model in the local Hugging Face cache, or None."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    snapshots = [p for p in (hub / f"models--{name.replace('/', '--')}" / "snapshots").glob("*") if p.is_dir()]
+    return max(snapshots, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _from_config(path: Path) -> LlmShape | None:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        heads = int(config["num_attention_heads"])
+        hidden = int(config["hidden_size"])
+        return LlmShape(
+            layers=int(config["num_hidden_layers"]),
+            hidden=hidden,
+            mlp=int(config["intermediate_size"]),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or hidden // heads),
+            vocabulary=int(config["vocab_size"]),
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # not a decoder of this kind: nobody can say its size
