@@ -7,12 +7,13 @@ The rules are those of the published data (FACTS of the format: Wu et al., DeepC
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cadmllm.cad.bounds import program_box
-from cadmllm.cad.files import whole
+from cadmllm.cad.files import write_whole
 from cadmllm.cad.loops import chain, nest, reverse
 from cadmllm.cad.omnicad_read import two_sided, two_stored
 from cadmllm.cad.polar import angles_of, axes_from, direction, polar
@@ -215,9 +216,10 @@ def write_h5(program: Program, path: str | Path, box: Box | None = None) -> None
     """Write DeepCAD vectors; `box` as for `to_vec`. Raises E212 (not expressible) or E303 (not writable)."""
     import h5py
 
-    vec = to_vec(program, box)
-    with whole(path) as aside, h5py.File(aside, "w") as file:
-        file.create_dataset("vec", data=vec)
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.create_dataset("vec", data=to_vec(program, box))
+    write_whole(path, content.getvalue())
 
 
 def read_h5(path: str | Path) -> Program:

@@ -47,3 +47,9 @@ def _umask() -> int:
 def _unwritable(path: Path, error: OSError | ValueError) -> CadmllmError:
     reason = getattr(error, "strerror", None) or str(error)
     return CadmllmError("E303", f"cannot write {path}: {reason}", "give a path in a folder that exists and can be written")
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Put a whole file in place or leave nothing. Raises `CadmllmError` E303."""
+    with whole(path) as aside:
+        aside.write_bytes(content)

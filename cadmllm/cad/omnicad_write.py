@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cadmllm.cad.bounds import Box, program_box
-from cadmllm.cad.files import whole
+from cadmllm.cad.files import write_whole
 from cadmllm.cad.omnicad_read import EXTENTS, MM, OPERATIONS, two_stored
 from cadmllm.cad.program import (
     LARGEST,
@@ -43,9 +43,7 @@ def write_json(program: Program, path: str | Path, box: Box | None = None) -> No
     Raises:
         CadmllmError: E212 (an arc that is all but straight), E303 (cannot be written).
     """
-    text = json.dumps(to_json(program, box), indent=1)
-    with whole(path) as aside:
-        aside.write_text(text + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps(to_json(program, box), indent=1) + "\n").encode())
 
 
 def to_json(program: Program, box: Box | None = None) -> Json:
