@@ -8,12 +8,14 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from cadmllm.corpus.types import CAD_SIZE
 from cadmllm.doctor.check import Finding, Level, Outcome, Situation
 from cadmllm.doctor.probe import run_probe
 from cadmllm.places import bundled, under_wsl
 from cadmllm.plan.sizes import GIB, shape_of
 
 SLOW_ON_CPU = 1e9  # parameters: a CPU trains 7M at 2,000 tokens/s, so one epoch of a larger one takes months
+CONTEXT = 2**29  # bytes that CUDA and its libraries take before any tensor
 _NVML = """
 import pynvml
 try:
@@ -151,17 +153,19 @@ def _without_gpu(situation: Situation) -> Outcome:
 
 
 def _judge_memory(situation: Situation, card: Card) -> list[Finding]:
-    """The weights, LoRA and its optimizer must fit; activations come on top, so this is what cannot work, not what will."""
+    """Weights, what is trained and CUDA itself must fit; activations come on top, so this is what cannot work, not what will."""
     settings = situation.needed
     shape = shape_of(settings.model.llm)
     if shape is None:
         return []
-    weights = shape.weight_bytes(settings.dtype, settings.model.quantization)
+    weights = shape.weight_bytes(settings.dtype, settings.model.quantization, head=False)
     trained = shape.lora_parameters(settings.lora.r) if settings.lora.enabled else shape.parameters
-    states = 16 * trained  # weights, gradient and AdamW's two moments in 32 bit
-    need = weights + states
+    states = 16 * (trained + 2 * CAD_SIZE * shape.hidden)  # weights, gradient and AdamW's two moments in 32 bit
+    need = weights + states + CONTEXT
     name = f"{settings.model.llm} ({settings.model.quantization if settings.model.quantization != 'none' else settings.dtype})"
-    parts = f"{weights / GIB:.1f} GiB of weights and {states / GIB:.1f} GiB to train"
+    parts = (
+        f"{weights / GIB:.1f} GiB of weights, {states / GIB:.1f} to train and {CONTEXT / GIB:.1f} for CUDA, before activations"
+    )
     if need > card.total:
         remedy = "--preset 16gb (NF4), 8gb or tiny; see: cadmllm config presets"
         return [

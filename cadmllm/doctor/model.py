@@ -114,7 +114,7 @@ def _not_here(check: str, code: str, name: str, key: str, settings: Settings) ->
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         return Finding(code, Level.FAIL, check, f"{key} is {name}, and there is no such folder", f"correct the path; or {remedy}")
     shape = shape_of(name)
-    size = f" ({shape.weight_bytes('bfloat16', 'none') / GIB:.1f} GiB)" if shape else ""
+    size = f" ({shape.weight_bytes('bfloat16', 'none', head=True) / GIB:.1f} GiB)" if shape else ""
     message = f"{name} is not on this machine"
     return Finding(code, Level.FAIL, check, message, f"download it before the run{size}: {_hf()} download {name}; or {remedy}")
 

@@ -54,11 +54,15 @@ class LlmShape:
         ends = 2 * (self.hidden + query) + 2 * (self.hidden + key) + 3 * (self.hidden + self.mlp)
         return self.layers * rank * ends
 
-    def weight_bytes(self, dtype: str, quantization: str) -> int:
-        """Bytes of the weights on the device: NF4 shrinks the linear layers, the embeddings stay in `dtype`."""
+    def weight_bytes(self, dtype: str, quantization: str, *, head: bool) -> int:
+        """Bytes of the weights on the device: NF4 shrinks the linear layers, the embeddings stay in `dtype`.
+
+        `head`: with the output matrix. Training does without it, as the head is the CAD vocabulary alone.
+        """
         wide = _BYTES[dtype]
         linear = NF4_BYTES if quantization == "nf4" else wide
-        return int(self.linear_parameters * linear + self.embedding_parameters * wide)
+        embeddings = self.embedding_parameters if head else self.vocabulary * self.hidden
+        return int(self.linear_parameters * linear + embeddings * wide)
 
 
 _QWEN3 = 151_936
