@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cadmllm.cad.workshop import Workshop
 from cadmllm.infer.answer import check_out, checkpoint_hash, deliver, shown
 from cadmllm.infer.generate import generate
-from cadmllm.infer.inputs import check_modalities, sample_of
+from cadmllm.infer.inputs import check_modalities, read_cloud, sample_of
 from cadmllm.models.fusion import CadMLLM, build_model
-from cadmllm.models.stages import MANIFEST, newest_complete_stage, sha256
+from cadmllm.models.stages import MANIFEST, newest_complete_stage, sha256, verify
 from cadmllm.models.weights import load_model
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def load_checkpoint(settings: Settings, console: Console) -> Checkpoint:
     folder = find_checkpoint(settings)
     if folder is not None:
         console.note(f"checkpoint: {folder}")
+        verify(folder)
         return Checkpoint(load_model(folder, settings), folder, shown(folder))
     console.warn(f"no finished stage in {settings.run.dir}: the bundled tiny base answers, which knows text alone")
     base = settings.model_copy(deep=True)
@@ -75,6 +76,10 @@ def run(settings: Settings, console: Console, prompt: str | None, images: Sequen
     check_out(asked.out)
     checkpoint = load_checkpoint(settings, console)
     check_modalities(sample, checkpoint.model, checkpoint.name)
+    trained_with = checkpoint.model.settings.model.point_count
+    if cloud is not None and trained_with != settings.model.point_count:
+        # it was read before the model, so that a broken file costs no waiting; the checkpoint decides how many points
+        sample = replace(sample, clouds=(read_cloud(cloud, trained_with, asked.seed),))
     began = time.perf_counter()
     (answer,) = generate(
         checkpoint.model,

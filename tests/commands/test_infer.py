@@ -18,7 +18,7 @@ from cadmllm.commands.infer import count_words
 from cadmllm.infer import session
 from cadmllm.infer.generate import Answer
 from cadmllm.models.fusion import build_model
-from cadmllm.models.stages import stage_folder
+from cadmllm.models.stages import stage_folder, write_manifest
 from cadmllm.models.weights import save_model
 from cadmllm.resolve import Assignment, Origin, resolve
 
@@ -34,7 +34,8 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     origin = Origin("command line", "test")
     settings = resolve(preset="tiny", assignments=[Assignment("device", "cpu", origin)], environ={}).settings
-    save_model(build_model(settings, stage=2), stage_folder(folder, 2), {"stage": 2})
+    save_model(build_model(settings, stage=2), stage_folder(folder, 2), {})
+    write_manifest(stage_folder(folder, 2))
     return folder
 
 
