@@ -6,11 +6,13 @@ For programs that a person or a model wrote use `workshop.Workshop`: the kernel 
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cadmllm.cad.files import whole
 from cadmllm.cad.program import Point3, Program, validate
 from cadmllm.errors import CadmllmError
 
@@ -136,7 +138,8 @@ def write_step(shape: Any, path: str | Path, name: str = "part") -> None:
     load_kernel()
     from cadmllm.cad.occt import output
 
-    output.write_step(shape, Path(path), name)
+    with whole(path) as aside:
+        output.write_step(shape, aside, name)
 
 
 def read_step(path: str | Path) -> Any:
@@ -147,39 +150,80 @@ def read_step(path: str | Path) -> Any:
     return output.read_step(Path(path))
 
 
-def build(
-    program: Program,
-    *,
-    step: str | Path | None = None,
-    stl: str | Path | None = None,
-    glb: str | Path | None = None,
-    mesh: bool = False,
-) -> BuildResult:
-    """Build, measure and write in this process: a `BuildResult`, whatever the program is. See `workshop` for safety.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One program to build, the files to write when it is OK (named after the part), and whether its mesh is wanted."""
 
-    Args:
-        program: any program.
-        step, stl, glb: files to write when the verdict is OK; the part is named after the file.
-        mesh: whether the result carries the mesh.
+    program: Program
+    step: str | Path | None = None
+    stl: str | Path | None = None
+    glb: str | Path | None = None
+    mesh: bool = False
+
+
+class Drafts:
+    """Files beside a job's outputs, to be written to; `settle` puts them in place or removes them."""
+
+    def __init__(self, job: Job) -> None:
+        self._stack = ExitStack()
+        self.files: dict[str, tuple[Path, str]] = {}
+        try:
+            for kind, path in (("step", job.step), ("stl", job.stl), ("glb", job.glb)):
+                if path is not None:
+                    self.files[kind] = (self._stack.enter_context(whole(path)), Path(path).stem)
+        except CadmllmError:
+            self.settle(False)
+            raise
+
+    def settle(self, keep: bool) -> None:
+        """Put the files in place (`keep`) or remove them. Raises `CadmllmError` E303."""
+        if keep:
+            self._stack.close()
+        else:
+            self._stack.__exit__(_Discarded, _Discarded(), None)
+
+
+class _Discarded(Exception):
+    """Told to `whole` so that it removes its file."""
+
+
+def build(job: Job) -> BuildResult:
+    """Build, measure and write in this process; see `workshop` for safety.
 
     Raises:
         CadmllmError: E301 (no kernel), E303 (a file cannot be written).
     """
+    drafts = Drafts(job)
+    kept = False
+    try:
+        result = build_into(job.program, drafts.files, job.mesh)
+        kept = result.ok
+    finally:
+        drafts.settle(kept)
+    return result
+
+
+def build_into(program: Program, files: dict[str, tuple[Path, str]], mesh: bool) -> BuildResult:
+    """Build and measure, and write straight into files: {"step" | "stl" | "glb": (path, name of the part)}."""
     load_kernel()
+    from cadmllm.cad.mesh import glb_bytes, stl_bytes
+    from cadmllm.cad.occt import output
+
     began = time.perf_counter()
     try:
         shape = build_shape(program)
         values = measure(shape)
-        triangles = tessellate(shape) if mesh or stl is not None or glb is not None else None
+        triangles = tessellate(shape) if mesh or "stl" in files or "glb" in files else None
+        if "step" in files:
+            output.write_step(shape, *files["step"])
     except BuildFailure as failure:
         return BuildResult(failure.verdict, failure.reason, seconds=time.perf_counter() - began)
-    from cadmllm.cad.mesh import write_glb, write_stl
-
-    if step is not None:
-        write_step(shape, step, Path(step).stem)
-    if stl is not None and triangles is not None:
-        write_stl(triangles, stl)
-    if glb is not None and triangles is not None:
-        write_glb(triangles, glb, Path(glb).stem)
+    for kind, encode in (("stl", lambda part, name: stl_bytes(part)), ("glb", glb_bytes)):
+        if kind in files:
+            path, name = files[kind]
+            try:
+                path.write_bytes(encode(triangles, name))
+            except OSError as error:
+                raise CadmllmError("E303", f"cannot write {path}: {error.strerror}", "free some space on that disk") from error
     seconds = time.perf_counter() - began
     return BuildResult(Verdict.OK, seconds=seconds, mesh=triangles if mesh else None, **values)

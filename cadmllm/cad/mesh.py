@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from cadmllm.cad.files import whole
 from cadmllm.cad.frame import Transform
-from cadmllm.errors import CadmllmError
 
 
 @dataclass(slots=True)
@@ -103,21 +102,17 @@ def normalise(mesh: Mesh) -> Transform:
     return Transform((float(center[0]), float(center[1]), float(center[2])), float(2.0 / (high - low).max()))
 
 
-def write_stl(mesh: Mesh, path: str | Path) -> None:
-    """Write a binary STL in millimetres. Raises `CadmllmError` E303 when the file cannot be written."""
+def stl_bytes(mesh: Mesh) -> bytes:
+    """A binary STL file in millimetres."""
     import trimesh
 
-    scene = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-    write_aside(path, scene.export(file_type="stl"))
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).export(file_type="stl")
 
 
-def write_glb(mesh: Mesh, path: str | Path, name: str = "part") -> None:
-    """Write a binary glTF 2.0: metres and +Y up, as the format demands, so that CAD's (x, y, z) mm is (x, z, -y) / 1000.
+def glb_bytes(mesh: Mesh, name: str = "part") -> bytes:
+    """A binary glTF 2.0 file: metres and +Y up, as the format demands, so that (x, y, z) mm becomes (x, z, -y) / 1000 m.
 
-    Each B-rep face keeps its own vertices: flat faces look flat, and edges stay sharp in every viewer.
-
-    Raises:
-        CadmllmError: E303 when the file cannot be written.
+    Each B-rep face has vertices of its own: flat faces look flat and edges stay sharp in every viewer.
     """
     import trimesh
     from trimesh.visual.material import PBRMaterial
@@ -125,28 +120,21 @@ def write_glb(mesh: Mesh, path: str | Path, name: str = "part") -> None:
     count = len(mesh.vertices)
     keys, where = np.unique(mesh.face_ids[:, None].astype(np.int64) * count + mesh.faces, return_inverse=True)
     x, y, z = mesh.vertices[keys % count].T / 1000.0
-    material = PBRMaterial(name="steel", baseColorFactor=[176, 190, 205, 255], metallicFactor=0.1, roughnessFactor=0.6)
-    part = trimesh.Trimesh(
-        np.column_stack([x, z, -y]),
-        where.reshape(-1, 3),
-        process=False,
-        visual=trimesh.visual.TextureVisuals(material=material),
-    )
-    part.vertex_normals  # noqa: B018 - computed here, so that they are written
+    steel = PBRMaterial(name="steel", baseColorFactor=[176, 190, 205, 255], metallicFactor=0.1, roughnessFactor=0.6)
+    look = trimesh.visual.TextureVisuals(material=steel)
+    part = trimesh.Trimesh(np.column_stack([x, z, -y]), where.reshape(-1, 3), process=False, visual=look)
     scene = trimesh.Scene()
     scene.add_geometry(part, node_name=name, geom_name=name)
-    write_aside(path, scene.export(file_type="glb", include_normals=True))
+    return scene.export(file_type="glb", include_normals=True)
 
 
-def write_aside(path: str | Path, content: bytes) -> None:
-    """Put a whole file in place or leave nothing. Raises `CadmllmError` E303."""
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    except OSError as err:
-        aside.unlink(missing_ok=True)
-        raise CadmllmError(
-            "E303", f"{path} cannot be written: {err.strerror}", "give a folder that exists and is writable"
-        ) from err
+def write_stl(mesh: Mesh, path: str | Path) -> None:
+    """Write `stl_bytes`, whole or not at all. Raises `CadmllmError` E303."""
+    with whole(path) as aside:
+        aside.write_bytes(stl_bytes(mesh))
+
+
+def write_glb(mesh: Mesh, path: str | Path, name: str = "part") -> None:
+    """Write `glb_bytes`, whole or not at all. Raises `CadmllmError` E303."""
+    with whole(path) as aside:
+        aside.write_bytes(glb_bytes(mesh, name))

@@ -184,17 +184,13 @@ def _cells(profile: Profile, plane: Plane, height: float, frame: gp_Pln, edges: 
     splitter.Build()
     if not splitter.IsDone() or splitter.Shape().IsNull():
         raise BuildFailure(Verdict.BUILD, f"{what}: the kernel could not divide the sketch into regions")
-    kept = [
-        face
-        for face, at, share in _cells_with_points(splitter.Shape(), profile, plane, what)
-        if _belongs(profile, at, share, what)
-    ]
+    kept = [face for face, at, share in _divided(splitter.Shape(), profile, plane, what) if _belongs(profile, at, share, what)]
     if not kept:
         raise BuildFailure(Verdict.EMPTY, f"{what}: the holes leave nothing of it")
     return kept
 
 
-def _cells_with_points(shape, profile: Profile, plane: Plane, what: str):
+def _divided(shape, profile: Profile, plane: Plane, what: str):
     """Each face of the divided sheet, a point inside it, and its area as a share of the profile's outer loop."""
     total = abs(signed_area(profile.outer))
     context = IntTools_Context()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -125,32 +124,30 @@ def _join(face, found, place, base: int, known: ShapeMap, drawn: list, pairs: li
 
 
 def write_step(shape, path: Path, name: str) -> None:
-    """Write STEP AP214 in millimetres: one part of this name, its bodies as solids; the same shape gives the same bytes."""
+    """Write STEP AP214 in millimetres straight into `path`: one part, its bodies as solids; same shape, same bytes.
+
+    Raises:
+        CadmllmError: E303 when the kernel cannot write there.
+        BuildFailure: BUILD when it cannot translate the shape.
+    """
     messenger = Message.DefaultMessenger_s()  # it writes to standard output, which belongs to results
     messenger.RemovePrinters(Message_Printer.get_type_descriptor_s())
     document = TDocStd_Document(TCollection_ExtendedString("BinXCAF"))
     XCAFApp_Application.GetApplication_s().InitDocument(document)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        XCAFDoc_DocumentTool.SetLengthUnit_s(document, 0.001)
-        label = XCAFDoc_DocumentTool.ShapeTool_s(document.Main()).AddShape(shape, False)
-        TDataStd_Name.Set_s(label, TCollection_ExtendedString(name, True))
-        writer = STEPCAFControl_Writer()
-        Interface_Static.SetCVal_s("write.step.unit", "MM")
-        if not writer.Transfer(document):
-            raise BuildFailure(Verdict.BUILD, "the kernel could not translate the solid to STEP")
-        header = APIHeaderSection_MakeHeader(writer.ChangeWriter().Model())
-        header.SetTimeStamp(TCollection_HAsciiString(STAMP))
-        header.SetName(TCollection_HAsciiString(name))
-        if writer.Write(str(aside)) != IFSelect_ReturnStatus.IFSelect_RetDone:
-            raise CadmllmError("E303", f"{path} cannot be written", "give a folder that exists and is writable")
-        os.replace(aside, path)
-    except OSError as err:
+    XCAFDoc_DocumentTool.SetLengthUnit_s(document, 0.001)
+    label = XCAFDoc_DocumentTool.ShapeTool_s(document.Main()).AddShape(shape, False)
+    TDataStd_Name.Set_s(label, TCollection_ExtendedString(name, True))
+    writer = STEPCAFControl_Writer()
+    Interface_Static.SetCVal_s("write.step.unit", "MM")
+    if not writer.Transfer(document):
+        raise BuildFailure(Verdict.BUILD, "the kernel could not translate the solid to STEP")
+    header = APIHeaderSection_MakeHeader(writer.ChangeWriter().Model())
+    header.SetTimeStamp(TCollection_HAsciiString(STAMP))
+    header.SetName(TCollection_HAsciiString(name))
+    if writer.Write(str(path)) != IFSelect_ReturnStatus.IFSelect_RetDone:
         raise CadmllmError(
-            "E303", f"{path} cannot be written: {err.strerror}", "give a folder that exists and is writable"
-        ) from err
-    finally:
-        aside.unlink(missing_ok=True)
+            "E303", f"cannot write {path}: disk full or read-only", "free some space or give another folder"
+        )
 
 
 def read_step(path: Path):
