@@ -119,10 +119,10 @@ def prepare(
     from cadmllm.cad.workshop import Workshop
 
     report = Report()
-    # spawn: a forked child would inherit the workshop's pipes and keep dead workers looking alive
+    # forkserver, as the workshop: a forked child would inherit its pipes and keep dead workers looking alive
     with (
         Workshop(workers, timeout) as workshop,
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool,
     ):
         pending: list[tuple[str, Future[None]]] = []
         for block in _blocks(programs):
@@ -159,8 +159,7 @@ def _missing(block, out: Path, what: Derive, report: Report, advance: Callable[[
 
 def _build(todo, out: Path, what: Derive, workshop, pool, report: Report, advance) -> list[tuple[str, Future[None]]]:
     """Build programs and hand each mesh to the pool."""
-    from cadmllm.cad.kernel import Verdict
-    from cadmllm.cad.workshop import Job
+    from cadmllm.cad.kernel import Job, Verdict
 
     pending = []
     jobs = [Job(program, mesh=True) for _, program in todo]
@@ -190,15 +189,12 @@ def make_files(mesh: Mesh, out: Path, id_: str, what: Derive) -> None:
     Raises:
         CadmllmError: E303 when a file cannot be written.
     """
-    from cadmllm.cad.render import render
-
     for path in targets(out, id_, what):
         if path.exists():
             continue
-        content = _cloud(mesh, id_, what) if path.suffix == ".npz" else _png(render(mesh, int(path.stem[-3:]), what.size), what)
+        content = _cloud(mesh, id_, what) if path.suffix == ".npz" else _view(mesh, int(path.stem[-3:]), what)
         make_folder(path.parent)
-        with files.whole(path) as aside:
-            aside.write_bytes(content)
+        files.write_whole(path, content)
 
 
 def make_folder(path: Path) -> None:
@@ -233,10 +229,13 @@ def _cloud(mesh: Mesh, id_: str, what: Derive) -> bytes:
     return buffer.getvalue()
 
 
-def _png(image: np.ndarray, what: Derive) -> bytes:
+def _view(mesh: Mesh, number: int, what: Derive) -> bytes:
+    """One view as PNG."""
     from PIL import Image
 
-    picture = Image.fromarray(image)
+    from cadmllm.cad.render import render
+
+    picture = Image.fromarray(render(mesh, number, what.size))
     if what.compact:
         picture = picture.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     buffer = io.BytesIO()

@@ -122,5 +122,4 @@ def _recipe_of(path: Path) -> dict[str, object]:
 
 
 def _write_text(path: Path, text: str) -> None:
-    with files.whole(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    files.write_whole(path, text.encode("utf-8"))

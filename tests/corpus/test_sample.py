@@ -1,0 +1,95 @@
+"""What a place of an epoch shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cadmllm.cad import tokens
+from cadmllm.corpus.layout import open_dataset
+from cadmllm.corpus.prompt import BARE_REQUEST
+from cadmllm.corpus.sample import BARE_SHARE, draw_combination, load_sample, target_of, usable_ids
+from cadmllm.errors import CadmllmError
+from cadmllm.settings import COMBINATIONS, DataSettings
+
+EVERYTHING = frozenset({"text", "point_cloud", "image"})
+STAGE3 = {"text": 0.2, "text+point_cloud": 0.3, "text+image": 0.2, "text+point_cloud+image": 0.3}
+AT = {"seed": 0, "stage": 3, "epoch": 0}
+
+
+def test_shares_come_out_as_asked():
+    drawn = [draw_combination(STAGE3, EVERYTHING, position=k, **AT).shown for k in range(4000)]
+    for name, share in STAGE3.items():
+        assert abs(drawn.count(name) / 4000 - share) < 0.025
+
+
+@given(st.sets(st.sampled_from(["point_cloud", "image"])), st.integers(0, 10**6), st.integers(0, 50))
+def test_a_draw_falls_back_to_what_is_there_and_says_so(extra, seed, position):
+    available = frozenset({"text"} | extra)
+    draw = draw_combination(STAGE3, available, seed=seed, stage=3, epoch=1, position=position)
+    full = draw_combination(STAGE3, EVERYTHING, seed=seed, stage=3, epoch=1, position=position)
+    assert draw.wanted == full.wanted == full.shown
+    assert draw.shown in COMBINATIONS
+    assert set(draw.shown.split("+")) == set(draw.wanted.split("+")) & available
+    assert draw.fell_back == (not set(draw.wanted.split("+")) <= available)
+
+
+def test_a_sample_shows_what_was_asked(root):
+    dataset = open_dataset(DataSettings(root=root))
+    sample = load_sample(dataset, "0000/a", "text+point_cloud+image", position=1, point_count=64, views=2, **AT)
+    assert sample.combination == "text+point_cloud+image"
+    assert sample.clouds[0].points.shape == (64, 3)
+    assert len(sample.images) == 2
+    assert (sample.images[0] != sample.images[1]).any()
+    assert sample.target.tolist() == tokens.encode(dataset.program("0000/a")).tokens
+    again = load_sample(dataset, "0000/a", "text+point_cloud+image", position=1, point_count=64, views=2, **AT)
+    assert (again.clouds[0].points == sample.clouds[0].points).all()
+    assert again.caption == sample.caption
+    other = load_sample(dataset, "0000/a", "text+point_cloud+image", position=2, point_count=64, views=2, **AT)
+    assert (other.clouds[0].points != sample.clouds[0].points).any()
+    text = load_sample(dataset, "0000/a", "text", position=1, **AT)
+    assert text.clouds == ()
+    assert text.images == ()
+
+
+def test_every_caption_and_every_view_is_shown_in_time(root):
+    dataset = open_dataset(DataSettings(root=root))
+    many = [load_sample(dataset, "0000/a", "text+image", position=k, views=1, **AT) for k in range(120)]
+    assert {sample.caption for sample in many} == {"part a", "short a", BARE_REQUEST}
+    bare = sum(sample.caption == BARE_REQUEST for sample in many)
+    assert abs(bare / 120 - BARE_SHARE) < 0.1
+    assert len({int(sample.images[0][0, 0, 0]) for sample in many}) == 8
+    alone = {load_sample(dataset, "0000/a", "text", position=k, **AT).caption for k in range(40)}
+    assert alone == {"part a", "short a"}
+
+
+def test_an_unreadable_cloud_is_left_out_and_said(root):
+    (root / "pcd" / "0000" / "b.npz").write_bytes(b"not a zip")
+    dataset = open_dataset(DataSettings(root=root))
+    sample = load_sample(dataset, "0000/b", "text+point_cloud", position=0, **AT)
+    assert sample.combination == "text"
+    assert sample.clouds == ()
+    assert [problem.code for problem in dataset.problems] == ["E404"]
+
+
+def test_usable_ids_name_the_reason(root):
+    (root / "json" / "0000" / "b.json").write_text("{}")
+    dataset = open_dataset(DataSettings(root=root))
+    longest = max(len(target_of(dataset, id_)) for id_ in ("0000/a", "0000/c"))
+    good, bad = usable_ids(dataset, dataset.ids, longest)
+    assert good == ["0000/a", "0000/c"]
+    assert [problem.where for problem in bad] == ["0000/b"]
+    good, bad = usable_ids(dataset, ["0000/a", "0000/c"], 3)
+    assert good == []
+    assert {problem.code for problem in bad} == {"E602"}
+
+
+def test_a_broken_program_is_an_error(root):
+    (root / "json" / "0000" / "c.json").write_text("[")
+    dataset = open_dataset(DataSettings(root=root))
+    with pytest.raises(CadmllmError) as caught:
+        load_sample(dataset, "0000/c", "text", position=0, **AT)
+    assert caught.value.code.startswith("E2")
+    assert np.issubdtype(target_of(dataset, "0000/a").dtype, np.integer)
