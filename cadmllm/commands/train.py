@@ -101,7 +101,9 @@ def opened(settings: Settings, numbers: list[int], console: Console) -> Iterator
     from cadmllm.corpus.layout import open_dataset
 
     if not settings.data.synthetic:
-        yield settings, open_dataset(settings.data)
+        dataset = open_dataset(settings.data)
+        _say_problems(dataset, console)
+        yield settings, dataset
         return
     import tempfile
     from pathlib import Path
@@ -111,11 +113,35 @@ def opened(settings: Settings, numbers: list[int], console: Console) -> Iterator
     count = settings.data.synthetic
     with tempfile.TemporaryDirectory(prefix="cadmllm-parts-") as folder:
         console.note(f"making {count} parts (seed {settings.train.seed}) in {folder}; data.root is not used")
-        points, views = any(n >= 2 for n in numbers), 3 in numbers
-        write_dataset(Path(folder), count, settings.train.seed, points=points, views=views, workers=settings.kernel.workers)
+        shown = {part for n in numbers if settings.stages[n].epochs for part in _parts(settings, n)}
+        points, views = "point_cloud" in shown, "image" in shown
+        with console.progress(count * (2 if points or views else 1), "making parts") as bar:
+            write_dataset(
+                Path(folder),
+                count,
+                settings.train.seed,
+                points,
+                views,
+                settings.kernel.workers,
+                timeout=settings.kernel.timeout,
+                advance=bar.advance,
+            )
         nowhere = dict.fromkeys(("txt", "json_", "img", "points", "train", "val"))
         data = settings.data.model_copy(update={"root": Path(folder), **nowhere})
         yield settings.model_copy(update={"data": data}), open_dataset(data)
+
+
+def _parts(settings: Settings, number: int) -> set[str]:
+    """What a stage may show: 'text', 'point_cloud', 'image'."""
+    shares = settings.stages[number].probabilities
+    return {part for name, share in shares.items() if share > 0 for part in name.split("+")}
+
+
+def _say_problems(dataset: DataSet, console: Console) -> None:
+    for problem in dataset.problems[:3]:
+        console.warn(f"{problem.code} {problem.message}")
+    if len(dataset.problems) > 3:
+        console.warn(f"... and {len(dataset.problems) - 3} more findings in the data (cadmllm data check {dataset.data.root})")
 
 
 def judge(settings: Settings, dataset: DataSet) -> Validator | None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cadmllm.corpus.layout import DataSet, Problem
     from cadmllm.models.fusion import CadMLLM
 
+SOON_READ = 3000  # programs that are read in a few seconds: no progress bar
 FRAME = 64  # tokens kept free for the prompt's frame and a short caption
 
 
@@ -83,9 +84,12 @@ def stage_data(settings: Settings, stage: Stage, dataset: DataSet, console: Cons
         CadmllmError: E406 when nothing is left to train on.
     """
     train_ids, val_ids = dataset.split()
-    longest = settings.train.max_seq_length - feature_tokens(settings, stage) - FRAME
-    with console.progress(len(train_ids), f"reading programs for stage {stage.number}") as bar:
-        good, bad = usable_ids(dataset, (_counted(id_, bar) for id_ in train_ids), longest)
+    longest = longest_target(settings, stage)
+    if len(train_ids) < SOON_READ:
+        good, bad = usable_ids(dataset, train_ids, longest)
+    else:
+        with console.progress(len(train_ids), f"reading programs for stage {stage.number}") as bar:
+            good, bad = usable_ids(dataset, (_counted(id_, bar) for id_ in train_ids), longest)
     usable_val, _ = usable_ids(dataset, val_ids[: 4 * settings.train.val_samples], longest)
     if not good:
         codes = Counter(problem.code for problem in bad)
@@ -97,6 +101,11 @@ def stage_data(settings: Settings, stage: Stage, dataset: DataSet, console: Cons
             f"look at the data: cadmllm data check {settings.data.root}; longer targets need --set train.max_seq_length=4096",
         )
     return StageData(good, bad, usable_val)
+
+
+def longest_target(settings: Settings, stage: Stage) -> int:
+    """Tokens a target may have: what the most features and a short prompt leave of `train.max_seq_length`."""
+    return settings.train.max_seq_length - feature_tokens(settings, stage) - FRAME
 
 
 def feature_tokens(settings: Settings, stage: Stage) -> int:

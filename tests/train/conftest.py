@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_base import make_base
 
 from cadmllm.cad.frame import Transform
 from cadmllm.console import Console
@@ -58,23 +59,6 @@ class MemoryDataSet:
 
     def note(self, error: Exception, id_: str) -> None:
         self.problems.append((error, id_))
-
-
-def make_base(folder: Path) -> Path:
-    """A random Qwen3 base of width 32 with a byte-level tokenizer."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
-
-    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<|endoftext|>", eos_token="<|im_end|>").save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024}
-    Qwen3Model(Qwen3Config(vocab_size=272, **shape, **heads)).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
