@@ -7,11 +7,14 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cadmllm.doctor.check import Finding, Level, Outcome, Situation
 from cadmllm.places import bundled
 from cadmllm.plan.sizes import GIB, shape_of
-from cadmllm.settings import Settings
+
+if TYPE_CHECKING:
+    from cadmllm.settings import Settings
 
 SMALL = 200 * 2**20  # projectors, added rows, tokenizer, logs of one save
 PROBE = b"cadmllm " * 8192  # 64 KiB: more than a file system keeps inside its directory entry

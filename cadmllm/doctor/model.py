@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cadmllm.doctor.check import Finding, Level, Outcome, Situation
 from cadmllm.doctor.probe import run_probe
 from cadmllm.places import bundled
 from cadmllm.plan.sizes import GIB, cached, shape_of
-from cadmllm.settings import Settings
+
+if TYPE_CHECKING:
+    from cadmllm.settings import Settings
 
 DOWNLOAD = "https://drive.google.com/file/d/1wzfa4EoijmyfTpLPfma9r03wvQ_mbjFD/view"
 NAMES = ("michelangelo_point_encoder_state_dict.pt", "shapevae-256.ckpt", "michelangelo.ckpt")  # as found in the wild
 _LOAD = """
 from pathlib import Path
+from typing import TYPE_CHECKING
 from cadmllm.errors import CadmllmError
 from cadmllm.models.points import load_michelangelo
 try:
@@ -33,7 +37,7 @@ def check_base(situation: Situation) -> Outcome:
     name = settings.model.llm
     folder = bundled("checkpoints/tiny-base") if name == "tiny" else Path(name) if Path(name).is_dir() else cached(name)
     if folder is None:
-        return Outcome(findings=(_not_here("base-model", "E501", name, "model.llm", settings),))
+        return Outcome(findings=(_not_here("base-model", "E501", name, "model.llm"),))
     lacking = missing_file(folder, tokenizer=True)
     if lacking:
         mend = f"{_hf()} download {name}" if not Path(name).is_dir() and name != "tiny" else f"put {lacking} into {folder}"
@@ -78,7 +82,7 @@ def check_image(situation: Situation) -> Outcome:
         return Outcome("tiny: trained here, needs no file")
     folder = Path(name) if Path(name).is_dir() else cached(name)
     if folder is None:
-        return Outcome(findings=(_not_here("image-encoder", "E502", name, "model.image_encoder", settings),))
+        return Outcome(findings=(_not_here("image-encoder", "E502", name, "model.image_encoder"),))
     lacking = missing_file(folder, tokenizer=False)
     if lacking:
         mend = f"{_hf()} download {name}" if not Path(name).is_dir() else f"put {lacking} into {folder}"
@@ -109,7 +113,7 @@ def missing_file(folder: Path, *, tokenizer: bool) -> str | None:
     return None if (folder / "model.safetensors").is_file() else "model.safetensors"
 
 
-def _not_here(check: str, code: str, name: str, key: str, settings: Settings) -> Finding:
+def _not_here(check: str, code: str, name: str, key: str) -> Finding:
     remedy = f"--set {key}=tiny, which needs no download"
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         return Finding(code, Level.FAIL, check, f"{key} is {name}, and there is no such folder", f"correct the path; or {remedy}")
