@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cadmllm import __version__
-from cadmllm.commands import _options, config, data, doctor, infer, train
+from cadmllm.commands import _options, config, convert, data, doctor, infer, train
 from cadmllm.console import Console
 from cadmllm.errors import CadmllmError, Exit
 
 if TYPE_CHECKING:
     import typer.core
 
-COMMANDS = (doctor, data, train, infer, config)
+COMMANDS = (doctor, data, train, infer, convert, config)
 
 
 def build() -> typer.core.TyperGroup:
@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str], console: Console) -> int:
+    shared = _options.Shared()
     try:
         root = build()
         rest, shared = _options.split(root, args)
@@ -93,6 +94,11 @@ def _run(args: list[str], console: Console) -> int:
         return Exit.INTERRUPTED
     except BrokenPipeError:
         raise
+    except ImportError as error:
+        if shared.command == "doctor":  # Typer reads options with pydantic: doctor must answer without both
+            return doctor.examine(shared, None)
+        console.error(_import_error(error))
+        return Exit.USER
     except OSError as error:
         if error.errno in _DISK:
             console.error(_disk_error(error))
@@ -111,6 +117,11 @@ _DISK = {
     errno.EPERM: ("E822", "choose a folder that you may write to"),
     errno.EROFS: ("E822", "choose a folder that can be written to"),
 }
+
+
+def _import_error(error: ImportError) -> CadmllmError:
+    name = f"{error.name}: " if error.name and error.name not in str(error) else ""
+    return CadmllmError("E802", f"a package cannot be imported: {name}{error}", "cadmllm doctor says which, and what mends it")
 
 
 def _disk_error(error: OSError) -> CadmllmError:
