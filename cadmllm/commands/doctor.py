@@ -32,28 +32,30 @@ def doctor(
     if explain is not None:
         _explain(console, explain.upper())
         return
-    from cadmllm.doctor.runner import CHECKS, run_checks
-
     if list_checks:
+        from cadmllm.doctor.runner import CHECKS
+
         console.table([(c.name, c.what, " ".join(c.codes)) for c in CHECKS], ("check", "makes sure that", "codes"))
         console.json({"checks": [{"name": c.name, "what": c.what, "codes": c.codes} for c in CHECKS]})
         return
-    from cadmllm.doctor.check import Situation
+    raise typer.Exit(examine(shared, _settings(shared), stage))
 
-    settings = _settings(shared)
+
+def examine(shared: Shared, settings: Settings | None, stage: int | None = None) -> Exit:
+    """Runs all checks and prints what they say. `settings` is None where they cannot be read."""
+    from cadmllm.doctor.check import Situation
+    from cadmllm.doctor.runner import run_checks
+
     situation = Situation(settings, _stages(settings, stage or shared.start_from_stage, stage is not None))
-    report = run_checks(situation, lambda check, outcome: _say(console, check, outcome))
-    _conclude(console, report)
-    if not report.ready:
-        raise typer.Exit(Exit.USER)
+    report = run_checks(situation, lambda check, outcome: _say(shared.console, check, outcome))
+    _conclude(shared.console, report)
+    return Exit.DONE if report.ready else Exit.USER
 
 
 def _settings(shared: Shared) -> Settings | None:
     """The settings, or None where pydantic is missing or broken: the check of the packages will say so."""
     try:
         return shared.settings()
-    except CadmllmError:
-        raise
     except ImportError as error:
         shared.console.warn(f"the settings cannot be read: {error}")
         return None

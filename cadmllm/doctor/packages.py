@@ -40,8 +40,10 @@ CHAINS: tuple[dict[str, str], ...] = (
         "wandb": "wandb",
     },
 )
-# whoever needs a package that is broken is not tried: the one cause is said once
+# a package that fails beside one that it needs is not a finding of its own: the one cause is said once
 NEEDS = {
+    "torch": ("numpy",),  # imports without it, but not with a broken one
+    "wandb": ("numpy", "pydantic"),
     "transformers": ("torch", "tokenizers"),
     "accelerate": ("torch",),
     "peft": ("torch", "transformers"),
@@ -101,8 +103,7 @@ def check_packages(situation: Situation) -> Outcome:
     situation.torch_cuda = next((cuda for _, cuda in tried if cuda), None)
     broken = missing | {trial.name for trial in trials}
     modules = {name: module.partition(".")[0] for name, module in {**heavy, **light}.items()}
-    unusable = {n for n in modules if n in broken or broken & set(NEEDS.get(n, ()))}
-    situation.broken = {modules[name] for name in unusable}
+    situation.broken = {modules[name] for name in broken & modules.keys()}
     findings += [_broken(trial, ranges) for trial in trials if not broken & set(NEEDS.get(trial.name, ()))]
     return Outcome(f"{len(modules)} required packages import", tuple(findings))
 
