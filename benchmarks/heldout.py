@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from cadmllm.cad.grammar import accepts
-from cadmllm.cad.render import render, write_png
+from cadmllm.cad.render import contact_sheet, render, write_png
 from cadmllm.cad.tokens import to_text
 from cadmllm.cad.workshop import Workshop
 from cadmllm.console import Console
@@ -48,13 +48,9 @@ def combinations_of(model: CadMLLM) -> list[str]:
 
 def sheet(judged: list[Judged]) -> np.ndarray:
     """The solids as tiles, white where there is none, uint8 [H, W, 3]."""
-    rows = -(-len(judged) // COLUMNS)
-    paper = np.full((rows * TILE, COLUMNS * TILE, 3), 255, np.uint8)
-    for place, item in enumerate(judged):
-        if item.result.mesh is not None:
-            row, column = divmod(place, COLUMNS)
-            paper[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE] = render(item.result.mesh, size=TILE)
-    return paper
+    empty = np.full((TILE, TILE, 3), 255, np.uint8)
+    tiles = [render(item.result.mesh, size=TILE) if item.result.mesh is not None else empty for item in judged]
+    return contact_sheet(tiles, COLUMNS)
 
 
 def listing(judged: list[Judged]) -> str:

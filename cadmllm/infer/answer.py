@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from cadmllm.cad.grammar import accepts
 from cadmllm.cad.kernel import BuildResult, Verdict
 from cadmllm.cad.omnicad import write_json
-from cadmllm.cad.program import Arc, Circle, Line, Program
+from cadmllm.cad.program import Program
 from cadmllm.cad.render import render, write_png
 from cadmllm.cad.tokens import to_text
 from cadmllm.cad.workshop import Workshop
@@ -115,10 +115,9 @@ def _findings(answer: Answer, program: Program | BuildResult, result: BuildResul
 def command_counts(program: Program) -> dict[str, int]:
     """How many extrudes, lines, arcs and circles a program has."""
     counts = Counter(extrude=len(program.extrudes))
-    names = {Line: "line", Arc: "arc", Circle: "circle"}
     for extrude in program.extrudes:
         for profile in (profile for sketch in extrude.sketches for profile in sketch.profiles):
-            counts.update(names[type(curve)] for loop in (profile.outer, *profile.inner) for curve in loop.curves)
+            counts.update(type(curve).__name__.lower() for loop in (profile.outer, *profile.inner) for curve in loop.curves)
     return {name: counts[name] for name in ("extrude", "line", "arc", "circle")}
 
 
@@ -140,7 +139,7 @@ def _standing(folder: Path) -> Path:
 
 
 @contextmanager
-def _aside(out: Path) -> Iterator[Path]:
+def _aside(out: Path) -> Generator[Path]:
     """A hidden folder on the same file system, gone afterwards."""
     try:
         folder = Path(tempfile.mkdtemp(prefix=".cadmllm-", dir=_standing(out)))

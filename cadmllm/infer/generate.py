@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -169,7 +169,7 @@ def _uniforms(ids: Sequence[str], seed: int, steps: int) -> Tensor:
 
 
 @contextmanager
-def _evaluating(model: CadMLLM) -> Iterator[None]:
+def _evaluating(model: CadMLLM) -> Generator[None]:
     training = model.training
     model.eval()
     try:

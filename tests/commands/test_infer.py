@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_base import make_base
 
 from cadmllm.cad.omnicad import read_json
 from cadmllm.cad.tokens import from_text
 from cadmllm.cli import main
 from cadmllm.commands.infer import count_words
-from cadmllm.infer import session
+from cadmllm.infer import answer, session
 from cadmllm.infer.generate import Answer
+from cadmllm.models import backbone
 from cadmllm.models.fusion import build_model
 from cadmllm.models.stages import stage_folder, write_manifest
 from cadmllm.models.weights import save_model
@@ -29,11 +31,18 @@ NOTHING = "size 40 mm\nplane_z 0\nloop 0 0\nhline 100\nhline 50\nhline 0\nclose\
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model that is made in a moment."""
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     """A run with a finished stage 2 of the tiny preset."""
     folder = tmp_path_factory.mktemp("run")
     origin = Origin("command line", "test")
-    settings = resolve(preset="tiny", assignments=[Assignment("device", "cpu", origin)], environ={}).settings
+    items = [Assignment("device", "cpu", origin), Assignment("model.llm", str(base), origin)]
+    settings = resolve(preset="tiny", assignments=items, environ={}).settings
     save_model(build_model(settings, stage=2), stage_folder(folder, 2), {})
     write_manifest(stage_folder(folder, 2))
     return folder
@@ -43,6 +52,12 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of full size takes over a second."""
+    monkeypatch.setattr(answer, "PIXELS", 96)
 
 
 def says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -120,8 +135,9 @@ def test_the_same_seed_says_the_same(here: Path, run_dir: Path) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_no_run_means_the_bundled_base_and_says_so(here: Path, monkeypatch, capsys) -> None:
+def test_no_run_means_the_bundled_base_and_says_so(here: Path, base: Path, monkeypatch, capsys) -> None:
     says(monkeypatch, BOX)
+    monkeypatch.setattr(backbone, "TINY_BASE", base)
     assert infer("--prompt", "a block", "--set", "run.dir=nowhere") == 0
     assert "bundled tiny base" in capsys.readouterr().err
 
@@ -174,6 +190,16 @@ def test_a_checkpoint_with_a_file_missing_or_of_another_model(here: Path, run_di
         message = refused(capsys, "E503", "--prompt", "x", "--checkpoint", torn)
         assert path.name in message
     assert not (here / "out").exists()
+
+
+def test_a_checkpoint_of_another_vocabulary(here: Path, run_dir: Path, capsys) -> None:
+    other = here / "other"
+    shutil.copytree(stage_folder(run_dir, 2), other)
+    record = json.loads((other / "model.json").read_text())
+    (other / "model.json").write_text(json.dumps({**record, "vocabulary": "0" * 16}))
+    assert "model.json" in refused(capsys, "E503", "--prompt", "x", "--checkpoint", other)
+    write_manifest(other)
+    refused(capsys, "E504", "--prompt", "x", "--checkpoint", other)
 
 
 def test_counts_as_words() -> None:

@@ -17,7 +17,7 @@ from cadmllm.cad.workshop import Workshop
 from cadmllm.corpus.types import Cloud, Sample
 from cadmllm.errors import CadmllmError
 from cadmllm.infer import answer as room
-from cadmllm.infer.answer import FILES, PIXELS, check_out, command_counts, deliver, no_solid, shown
+from cadmllm.infer.answer import FILES, check_out, command_counts, deliver, no_solid, shown
 from cadmllm.infer.generate import Answer
 
 BOX = "size 40 mm\nplane_z -128\nrect -512 -256 1024 512\nhole_circle 0 0 64\nnew_up 256\nend\n"
@@ -33,6 +33,12 @@ def answer_of(text: str) -> Answer:
 def workshop() -> Iterator[Workshop]:
     with Workshop(1, 20.0) as open_one:
         yield open_one
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of full size takes over a second."""
+    monkeypatch.setattr(room, "PIXELS", 96)
 
 
 def names(folder: Path) -> set[str]:
@@ -53,7 +59,7 @@ def test_a_solid_leaves_five_files_that_agree(tmp_path: Path, workshop: Workshop
     assert command_counts(read_json(out / "program.json")) == record["commands"]
     assert (out / "model.step").read_text().startswith("ISO-10303-21")
     with Image.open(out / "model.png") as picture:
-        assert picture.size == (PIXELS, PIXELS)
+        assert picture.size == (96, 96)
         pixels = np.asarray(picture.convert("L"))
     assert 0.05 < (pixels < 250).mean() < 0.9
 
