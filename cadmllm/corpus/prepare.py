@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 VIEWS = 8
 POINT_COUNT = 8192  # twice what an encoder sees, so that each epoch draws another half
 BLOCK = 64  # programs read ahead of the kernel
-COLOURS = 12  # of a compact view
+COLOURS = 10  # of a compact view
 
 
 @dataclass(frozen=True, slots=True)
