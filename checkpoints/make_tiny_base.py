@@ -1,0 +1,397 @@
+"""Make the bundled tiny base: a Qwen3 of about 3 million parameters that writes CAD programs from captions.
+
+    python checkpoints/make_tiny_base.py --minutes 35             # what is shipped; continue a killed run with --resume
+    python checkpoints/make_tiny_base.py --count 2000 --minutes 1 --out /tmp/base   # a quick look
+
+Generated parts (`corpus/synth`) with three captions each; a byte-level BPE tokenizer is trained on the captions, then the
+decoder and the added rows in full, with the prompt builder and the loss that `cadmllm train` uses. Every few minutes the state
+goes to `--work`, so that a killed run continues where it was. The rate follows the share of the time that has passed, so any
+`--minutes` ends with a settled model; `recipe.json` and `train.log` in the result say what was done.
+
+Processes of one thread share the work, each on its own batches, gradients summed over gloo: on cores that others use as well,
+two threads in one process wait for each other at every matrix product (measured: 870 tokens/s, one thread 2,500).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import multiprocessing
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are forked
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout, installed or not
+
+from cadmllm.cad.tokens import encode
+from cadmllm.corpus import synth
+from cadmllm.corpus.prompt import encode_prompt
+from cadmllm.corpus.types import IGNORE
+from cadmllm.models.backbone import ROWS_FILE
+from cadmllm.models.loss import supervised_loss
+from cadmllm.models.rows import AddedRows, vocabulary_hash
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+HELD_OUT_SEED = 1_000_003  # parts of this seed are never trained on
+SAVE_SECONDS = 180
+WINDOW = 64  # batches' worth of samples sorted by length together
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Parts as numbers: target[k] of part k, prompts[style][k] token ids."""
+
+    targets: list[np.ndarray]
+    prompts: list[list[np.ndarray]]
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    here = Path(__file__).resolve().parent
+    parser.add_argument("--count", type=int, default=60_000, help="generated parts")
+    parser.add_argument("--minutes", type=float, default=35.0, help="of training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=here / "tiny-base")
+    parser.add_argument("--work", type=Path, default=here.parent / "build" / "tiny-base", help="where a run keeps its state")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --work")
+    parser.add_argument("--vocabulary", type=int, default=1_536, help="items of the tokenizer")
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=2_048, help="a process's batch, padding included")
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--processes", type=int, default=2, help="of one thread each")
+    parser.add_argument("--fp32", action="store_true", help="no bfloat16 autocast (slower on CPUs with AMX or AVX512-BF16)")
+    parser.add_argument("--longest", type=int, default=400, help="tokens of a sample; longer ones are left out")
+    return parser.parse_args()
+
+
+def train_tokenizer(captions: list[str], size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE (any text can be written), digits one by one as in Qwen, its three control tokens."""
+    raw = Tokenizer(models.BPE())
+    raw.normalizer = normalizers.NFC()
+    digits = pre_tokenizers.Split(Regex(r"\p{N}"), "isolated")
+    raw.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    raw.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False, min_frequency=5
+    )
+    raw.train_from_iterator(captions, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token=SPECIAL[0],
+        eos_token=SPECIAL[2],
+        model_max_length=2048,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def read_parts(count: int, seed: int) -> tuple[list[np.ndarray], list[list[str]]]:
+    """Targets and, style by style, captions of generated parts."""
+    targets, captions = [], []
+    for part in synth.generate(count, seed):
+        targets.append(np.array(encode(part.program).tokens, dtype=np.int16))
+        captions.append(list(part.captions.values()))
+    return targets, [list(style) for style in zip(*captions, strict=True)]
+
+
+def tokenise(tokenizer: PreTrainedTokenizerFast, targets: list[np.ndarray], captions: list[list[str]]) -> Corpus:
+    """Captions through the prompt builder."""
+    size = len(tokenizer)
+    prompts = [[np.array(encode_prompt(tokenizer, size, text), dtype=np.int16) for text in style] for style in captions]
+    return Corpus(targets, prompts)
+
+
+def batches(corpus: Corpus, epoch: int, seed: int, tokens: int, longest: int) -> Iterator[list[tuple[int, int]]]:
+    """(style, part) pairs of each batch of an epoch: every part once, its style changing by the epoch; lengths alike."""
+    rng = np.random.default_rng((seed, epoch))
+    styles = len(corpus.prompts)
+    order = rng.permutation(len(corpus.targets))
+    pairs = [((int(k) + epoch) % styles, int(k)) for k in order]
+    length = {(s, k): len(corpus.prompts[s][k]) + len(corpus.targets[k]) for s, k in pairs}
+    pairs = [pair for pair in pairs if length[pair] <= longest]
+    per_window = WINDOW * max(1, tokens // 80)
+    found: list[list[tuple[int, int]]] = []
+    for start in range(0, len(pairs), per_window):
+        group: list[tuple[int, int]] = []
+        for pair in sorted(pairs[start : start + per_window], key=length.__getitem__):
+            if group and (len(group) + 1) * length[pair] > tokens:
+                found.append(group)
+                group = []
+            group.append(pair)
+        found.append(group)
+    yield from (found[i] for i in rng.permutation(len(found)))
+
+
+def collate(corpus: Corpus, pairs: list[tuple[int, int]], text_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, labels) [B, T], right-padded, as `corpus/batch.py` makes them."""
+    rows = [(corpus.prompts[s][k], corpus.targets[k]) for s, k in pairs]
+    longest = max(len(p) + len(t) for p, t in rows)
+    ids = np.zeros((len(rows), longest), dtype=np.int64)
+    labels = np.full((len(rows), longest), IGNORE, dtype=np.int64)
+    for i, (prompt, target) in enumerate(rows):
+        end = len(prompt) + len(target)
+        ids[i, : len(prompt)], ids[i, len(prompt) : end] = prompt, text_size + target.astype(np.int64)
+        labels[i, len(prompt) : end] = target
+    return torch.from_numpy(ids), torch.from_numpy(labels)
+
+
+def build(text_size: int, args: argparse.Namespace) -> tuple[Qwen3ForCausalLM, AddedRows]:
+    """A fresh decoder and rows."""
+    torch.manual_seed(args.seed)
+    heads = args.width // 32
+    config = Qwen3Config(
+        vocab_size=-(-text_size // 64) * 64,
+        hidden_size=args.width,
+        intermediate_size=args.width * 8 // 3 // 32 * 32,
+        num_hidden_layers=args.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        head_dim=32,
+        max_position_embeddings=4096,
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return Qwen3ForCausalLM(config), AddedRows(text_size, args.width, config.initializer_range, args.seed)
+
+
+def loss_of(run: Run, ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """(sum, count), as `CadMLLM.loss` computes it."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=run.bf16):
+        embeds = run.rows.embed(ids, run.model.model.embed_tokens)
+        hidden = run.model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    return supervised_loss(hidden, labels, run.rows)
+
+
+@torch.no_grad()
+def held_out(run: Run, corpus: Corpus, longest: int) -> list[float]:
+    """Mean loss a token on the held-out parts, caption style by style."""
+    run.model.eval()
+    keys = sorted(
+        (k for k in range(len(corpus.targets)) if len(corpus.targets[k]) < longest), key=lambda k: len(corpus.targets[k])
+    )
+    means = []
+    for style in range(len(corpus.prompts)):
+        total, count = 0.0, 0
+        for start in range(0, len(keys), 32):
+            pairs = [(style, k) for k in keys[start : start + 32]]
+            part, number = loss_of(run, *collate(corpus, pairs, run.rows.text_size))
+            total, count = total + float(part), count + number
+        means.append(total / count)
+    run.model.train()
+    return means
+
+
+def rate(share: float) -> float:
+    """Share of the peak rate after `share` of the run: 3 % warmup, then a cosine to nothing."""
+    return min(1.0, share / 0.03 + 0.01) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+
+
+class Run:
+    """The state of a run: model, optimizer, place and time; saved to and read from the work folder."""
+
+    def __init__(self, args: argparse.Namespace, text_size: int) -> None:
+        self.model, self.rows = build(text_size, args)
+        parameters = {**dict(self.model.model.named_parameters(prefix="llm")), **dict(self.rows.named_parameters(prefix="rows"))}
+        self.names = list(parameters)
+        matrices = [p for p in parameters.values() if p.ndim >= 2]
+        vectors = [p for p in parameters.values() if p.ndim < 2]
+        self.parameters = [*matrices, *vectors]
+        self.names = [n for n, p in parameters.items() if p.ndim >= 2] + [n for n, p in parameters.items() if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), fused=True)
+        self.place = {"epoch": 0, "batch": 0, "step": 0, "seconds": 0.0, "tokens": 0, "supervised": 0}
+        self.work, self.bf16 = args.work, not args.fp32
+        self.model.set_attn_implementation("eager")  # sequences are short; bfloat16 SDPA's backward takes 38 % of a step on a CPU
+
+    def save(self) -> None:
+        """Write everything aside, then rename."""
+        tensors = {}
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            state = self.optimizer.state[parameter]
+            tensors |= {f"w.{name}": parameter.detach(), f"m.{name}": state["exp_avg"], f"v.{name}": state["exp_avg_sq"]}
+        save_file(tensors, self.work / ".state", {"place": json.dumps(self.place)})
+        os.replace(self.work / ".state", self.work / "state.safetensors")
+
+    def load(self) -> None:
+        """Continue from the work folder."""
+        from safetensors import safe_open
+
+        path = self.work / "state.safetensors"
+        with safe_open(path, "pt") as file:
+            self.place = json.loads(file.metadata()["place"])
+        tensors = load_file(path)
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            parameter.data.copy_(tensors[f"w.{name}"])
+            step = torch.tensor(float(self.place["step"]))
+            self.optimizer.state[parameter] = {"step": step, "exp_avg": tensors[f"m.{name}"], "exp_avg_sq": tensors[f"v.{name}"]}
+
+
+def train(rank: int, run: Run, corpus: Corpus, check: Corpus, args: argparse.Namespace, log: Callable[[str], None]) -> None:
+    """Until the time is over. `place` moves with every step, so a resumed run sees no batch twice. Rank 0 logs and saves."""
+    torch.set_num_threads(1)
+    if args.processes > 1:
+        dist.init_process_group("gloo", init_method=f"file://{args.work}/meeting", rank=rank, world_size=args.processes)
+    place, began, saved, shown = run.place, time.monotonic() - run.place["seconds"], time.monotonic(), time.monotonic()
+    recent: list[float] = []
+    run.model.train()
+    while place["seconds"] < args.minutes * 60.0:
+        groups = list(batches(corpus, place["epoch"], args.seed, args.tokens, args.longest))
+        for index in range(place["batch"], len(groups) // args.processes):
+            pairs = groups[index * args.processes + rank]
+            loss = step(run, collate(corpus, pairs, run.rows.text_size), time.monotonic() - began, args)
+            recent.append(loss)
+            place.update(batch=index + 1, step=place["step"] + 1)
+            if place["seconds"] >= args.minutes * 60.0:
+                break
+            now = time.monotonic()
+            if rank == 0 and now - shown > 15.0:
+                lr = run.optimizer.param_groups[0]["lr"]
+                speed = f"{place['tokens'] / place['seconds']:.0f} tokens/s"
+                log(f"{place['seconds'] / 60:.1f} min, step {place['step']}: loss {np.mean(recent):.4f}, rate {lr:.2e}, {speed}")
+                shown, recent = now, []
+            if rank == 0 and now - saved > SAVE_SECONDS:
+                run.save()
+                log("held out: " + " ".join(f"{x:.4f}" for x in held_out(run, check, args.longest)))
+                saved = time.monotonic()
+        else:
+            place.update(epoch=place["epoch"] + 1, batch=0)
+    if rank == 0:
+        run.save()
+    if args.processes > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def step(run: Run, batch: tuple[torch.Tensor, torch.Tensor], seconds: float, args: argparse.Namespace) -> float:
+    """One update by the gradient of the mean over the supervised tokens of all processes; returns that mean."""
+    place = run.place
+    for group in run.optimizer.param_groups:
+        group["lr"] = args.lr * rate(place["seconds"] / (args.minutes * 60.0))
+    total, count = loss_of(run, *batch)
+    total.backward()
+    sums = torch.tensor([float(total.detach()), count, batch[0].numel(), seconds])
+    gradients = [p.grad for p in run.parameters if p.grad is not None]
+    flat = torch.cat([sums, *(g.flatten() for g in gradients)])
+    if args.processes > 1:
+        dist.all_reduce(flat)
+    sums, flat = flat[:4].tolist(), flat[4:] / flat[1]
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+    torch.nn.utils.clip_grad_norm_(run.parameters, 1.0)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    place["supervised"] += int(sums[1])
+    place["tokens"] += int(sums[2])
+    place["seconds"] = sums[3] / args.processes  # the same in every process, as is all that follows from it
+    return sums[0] / sums[1]
+
+
+def write(run: Run, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace, final: list[float]) -> None:
+    """The base folder, written aside and then put in place of the one before."""
+    aside = args.out.with_name(f".{args.out.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    run.model.half().save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    rows = {name: value.detach().half() for name, value in run.rows.named_parameters()}
+    save_file(rows, aside / ROWS_FILE, {"format": "pt", "vocabulary": vocabulary_hash()})
+    recipe = {
+        "command": "python checkpoints/make_tiny_base.py",
+        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        "generator_version": synth.VERSION,
+        "vocabulary": vocabulary_hash(),
+        "done": run.place,
+        "held_out_loss_by_caption_style": [round(x, 4) for x in final],
+        "parameters": sum(p.numel() for p in run.parameters),
+        "torch": torch.__version__,
+    }
+    (aside / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+    shutil.copy(args.work / "train.log", aside / "train.log")
+    for file in aside.iterdir():
+        file.chmod(0o644)
+    (aside / "README.md").write_text(README.format(**recipe, **run.place, seed=args.seed, count=args.count), encoding="utf-8")
+    old = args.out.with_name(f".{args.out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if args.out.exists():
+        os.replace(args.out, old)
+    os.replace(aside, args.out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+README = """# The bundled tiny base
+
+A Qwen3-architecture language model of {parameters:,} parameters (added CAD rows included) with its own byte-level tokenizer,
+made by `checkpoints/make_tiny_base.py` from nothing but generated parts (the generator of `cadmllm data synth`, version
+{generator_version}): seed {seed}, {count:,} parts, {step:,} steps, {supervised:,} supervised tokens, {seconds:.0f} seconds.
+No outside data or weights went in; Apache-2.0 like the code.
+
+`config.json`, `model.safetensors` (16 bit) and `tokenizer.json` load with plain transformers. `cad_rows.safetensors` holds the
+input and output rows of the CAD vocabulary {vocabulary}. `train.log` and `recipe.json` say how it was made. Mean held-out loss
+a token by caption style (qualitative, dimensioned, short): {held_out_loss_by_caption_style}.
+
+It exists so that every command runs with nothing downloaded. It knows simple parts and English captions like the generator's.
+"""
+
+
+def main() -> None:
+    """Make the base."""
+    args = options()
+    torch.set_num_threads(1)
+    args.work = args.work.resolve()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if not args.resume:
+        for name in ("state.safetensors", "train.log", "meeting"):
+            (args.work / name).unlink(missing_ok=True)
+    journal = (args.work / "train.log").open("a", encoding="utf-8")
+
+    def log(text: str) -> None:
+        line = f"{time.strftime('%H:%M:%S', time.gmtime())} {text}"
+        print(line, flush=True)
+        journal.write(line + "\n")
+        journal.flush()
+
+    began = time.monotonic()
+    targets, captions = read_parts(args.count, args.seed)
+    log(f"{len(targets)} parts, {np.mean([len(t) for t in targets]):.1f} tokens each, in {time.monotonic() - began:.0f} s")
+    tokenizer = train_tokenizer([text for style in captions for text in style], args.vocabulary)
+    corpus = tokenise(tokenizer, targets, captions)
+    check = tokenise(tokenizer, *read_parts(300, HELD_OUT_SEED))
+    prompt = np.mean([len(p) for style in corpus.prompts for p in style])
+    log(f"tokenizer of {len(tokenizer)} items, prompts of {prompt:.1f} tokens, after {time.monotonic() - began:.0f} s")
+    run = Run(args, len(tokenizer))
+    if args.resume:
+        run.load()
+        log(f"resumed after step {run.place['step']}, {run.place['seconds'] / 60:.1f} minutes")
+    log(f"{sum(p.numel() for p in run.parameters):,} parameters, {args}")
+    (args.work / "meeting").unlink(missing_ok=True)
+    if args.processes == 1:
+        train(0, run, corpus, check, args, log)
+    else:
+        # forked, so that the corpus exists once; the run comes back through the work folder
+        multiprocessing.start_processes(train, (run, corpus, check, args, log), nprocs=args.processes, start_method="fork")
+        run.load()
+    final = held_out(run, check, args.longest)
+    log(f"end: held out {' '.join(f'{x:.4f}' for x in final)}, {run.place}")
+    write(run, tokenizer, args, final)
+
+
+if __name__ == "__main__":
+    main()
