@@ -1,0 +1,134 @@
+"""A generated data set on disk: the same bytes always, never over someone else's files, completed where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cadmllm.cad import tokens
+from cadmllm.corpus.layout import open_dataset
+from cadmllm.corpus.prepare import Derive, prepare
+from cadmllm.corpus.synth import generate, write_dataset
+from cadmllm.errors import CadmllmError
+from cadmllm.settings import DataSettings
+
+
+def digest(root: Path) -> dict[str, str]:
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Five parts with everything, small."""
+    root = tmp_path_factory.mktemp("made") / "set"
+    report = write_dataset(root, 5, 4, True, True, 2, point_count=256, size=48, compact=True)
+    assert report.as_dict() == {"total": 5, "made": 5, "kept": 0, "failed": 0, "verdicts": {"OK": 5}, "failures": []}
+    return root
+
+
+def test_it_opens_with_every_modality(made):
+    dataset = open_dataset(DataSettings(root=made))
+    assert len(dataset) == 5
+    assert dataset.problems == []
+    for id_, part in zip(dataset.ids, generate(5, 4), strict=True):
+        assert dataset.modalities(id_) == {"text", "point_cloud", "image"}
+        assert dataset.view_count(id_) == 8
+        assert dataset.view(id_, 0).shape == (48, 48, 3)
+        assert dataset.captions(id_) == tuple(part.captions.values())
+        assert tokens.encode(dataset.program(id_)).tokens == tokens.encode(part.program).tokens
+
+
+def test_clouds_share_the_programs_frame(made):
+    dataset = open_dataset(DataSettings(root=made))
+    for id_ in dataset.ids:
+        cloud = dataset.cloud(id_, 256, 0)
+        target = tokens.encode(dataset.program(id_)).transform
+        assert np.allclose(cloud.transform.center, target.center, atol=1e-6 * 2 / target.scale)
+        assert cloud.transform.scale == pytest.approx(target.scale, rel=1e-6)
+        assert np.abs(cloud.points).max() <= 1.001
+        assert np.allclose(np.linalg.norm(cloud.normals, axis=1), 1.0, atol=2e-3)
+
+
+def test_views_show_the_part(made):
+    for path in (made / "img" / "0000").iterdir():
+        grey = np.asarray(Image.open(path).convert("L"))
+        assert grey[0, 0] > 250
+        assert 0.02 < (grey < 240).mean() < 0.9
+
+
+def test_the_files_are_as_others_read_them(made):
+    entries = json.loads((made / "txt" / "0000.json").read_text())
+    assert list(entries[0]) == ["id", "text caption", "text caption dimensioned", "text caption short"]
+    with np.load(made / "pcd" / "0000" / "00000000.npz", allow_pickle=False) as cloud:
+        assert set(cloud.files) == {"points", "normals", "center", "scale"}
+        assert cloud["points"].shape == cloud["normals"].shape == (256, 3)
+
+
+def test_the_same_seed_makes_the_same_bytes_with_any_number_of_workers(made, tmp_path):
+    write_dataset(tmp_path / "one", 5, 4, True, True, 1, point_count=256, size=48, compact=True)
+    assert digest(tmp_path / "one") == digest(made)
+
+
+def test_an_interrupted_run_is_completed(made, tmp_path):
+    root = tmp_path / "set"
+    write_dataset(root, 5, 4)
+    assert open_dataset(DataSettings(root=root)).modalities("0000/00000000") == {"text"}
+    (root / "json" / "0000" / "00000003.json").unlink()
+    seen: list[int] = []
+    report = write_dataset(root, 5, 4, True, False, 1, point_count=256, compact=True, advance=seen.append)
+    assert report.made == 5
+    assert sum(seen) == 10
+    (root / "pcd" / "0000" / "00000002.npz").unlink()
+    before = (root / "pcd" / "0000" / "00000001.npz").stat().st_mtime_ns
+    report = write_dataset(root, 5, 4, True, False, 1, point_count=256, compact=True)
+    assert (report.made, report.kept) == (1, 4)
+    assert (root / "pcd" / "0000" / "00000001.npz").stat().st_mtime_ns == before
+    assert {k: v for k, v in digest(made).items() if "img" not in k and "recipe" not in k} == {
+        k: v for k, v in digest(root).items() if "recipe" not in k
+    }
+
+
+def test_other_folders_are_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(CadmllmError) as caught:
+        write_dataset(tmp_path, 3, 0)
+    assert caught.value.code == "E409"
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+    write_dataset(tmp_path / "set", 3, 0)
+    before = digest(tmp_path / "set")
+    for count, seed in ((4, 0), (3, 1)):
+        with pytest.raises(CadmllmError) as caught:
+            write_dataset(tmp_path / "set", count, seed)
+        assert caught.value.code == "E409"
+    assert digest(tmp_path / "set") == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CadmllmError) as caught:
+        write_dataset(tmp_path / "file", 3, 0)
+    assert caught.value.code == "E303"
+
+
+def test_every_tenth_part_is_held_out(tmp_path):
+    write_dataset(tmp_path / "set", 40, 2)
+    train, val = open_dataset(DataSettings(root=tmp_path / "set")).split()
+    assert val == [f"0000/{k:08d}" for k in (9, 19, 29, 39)]
+    assert len(train) == 36
+
+
+def test_what_cannot_be_made_is_told_by_verdict(tmp_path):
+    def broken():
+        raise CadmllmError("E203", "x.json: not a program", "leave it out")
+
+    good = next(generate(1, 0)).program
+    nothing = type(good)(good.extrudes[:0])
+    programs = [("0000/bad", broken), ("0000/good", lambda: good), ("0000/none", lambda: nothing)]
+    report = prepare(programs, tmp_path, Derive(points=64), workers=1)
+    assert (report.total, report.made, report.kept) == (3, 1, 0)
+    assert [(f["id"], f["verdict"]) for f in report.failures][0] == ("0000/bad", "PARSE")
+    assert {f["id"] for f in report.failures} == {"0000/bad", "0000/none"}
+    assert all(f["code"] and f["reason"] for f in report.failures)
+    assert [p.name for p in (tmp_path / "pcd" / "0000").iterdir()] == ["good.npz"]
