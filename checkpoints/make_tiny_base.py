@@ -315,7 +315,7 @@ def write(run: Run, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace
     save_file(rows, aside / ROWS_FILE, {"format": "pt", "vocabulary": vocabulary_hash()})
     recipe = {
         "command": "python checkpoints/make_tiny_base.py",
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        "options": {name: value for name, value in vars(args).items() if name not in ("out", "work", "resume")},
         "generator_version": synth.VERSION,
         "vocabulary": vocabulary_hash(),
         "done": run.place,
