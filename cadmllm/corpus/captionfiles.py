@@ -94,11 +94,11 @@ def read_ids(path: Path) -> IdList:
             raise CadmllmError("E407", f"{path} cannot be read as text: {error}", remedy) from error
         names = [name for line in text.splitlines() if (name := line.split("#", 1)[0].strip())]
     for name in names:
-        reason = "not an id" if not isinstance(name, str) else unsafe(name)
-        if reason:
-            out.notes.append(("E403", str(path), f"{path}: {reason}: {str(name)[:80]!r}"))
-        else:
+        if isinstance(name, str) and not unsafe(name):
             out.ids.add(name)
+        else:
+            reason = unsafe(name) if isinstance(name, str) else "not an id"
+            out.notes.append(("E403", str(path), f"{path}: {reason}: {str(name)[:80]!r}"))
     if not out.ids:
         raise CadmllmError("E407", f"{path} names no id", remedy)
     return out

@@ -28,13 +28,16 @@ def bracket(dice: Dice) -> Design:
     n = 2 if gusset else dice.pick((1, 2, 2))
     step = x / n
     r = dice.between(0.1 * min(step, y - t), 0.2 * min(step, y - t))
-    base = [circle(r, ((k + 0.5) * step - x / 2.0, -t / 2.0)) for k in range(n)]
-    made.append(slab(dice, [profile(loop) for loop in base], 0, t, operation=CUT))
-    if dice.chance(0.75):
+    across = [(k + 0.5) * step - x / 2.0 for k in range(n)]
+    base = slab(dice, [profile(circle(r, (u, -t / 2.0))) for u in across], 0, t, operation=CUT)
+    both = dice.chance(0.75)
+    if both:
         r = min(r, 0.3 * (h - t))
-        made[-1] = slab(dice, [profile(circle(r, c.center)) for loop in base for c in loop.curves], 0, t, operation=CUT)  # type: ignore[union-attr]
-        upright = [circle(r, ((k + 0.5) * step - x / 2.0, (t + h) / 2.0)) for k in range(n)]
-        made.append(slab(dice, [profile(loop) for loop in upright], 0, t, facing_y(back), CUT))
+        base = slab(dice, [profile(circle(r, (u, -t / 2.0))) for u in across], 0, t, operation=CUT)
+    made.append(base)
+    if both:
+        upright = [profile(circle(r, (u, (t + h) / 2.0))) for u in across]
+        made.append(slab(dice, upright, 0, t, facing_y(back), CUT))
         words = (f"{number(n)} hole{'s' * (n > 1)} in each plate", f"{number(2 * n)} mounting holes", "holes in both plates")
         exact = (f"{number(n)} {mm(2 * r)} mm hole{'s' * (n > 1)} in each plate",)
         found.insert(0, Feature(words, exact))

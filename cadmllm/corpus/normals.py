@@ -27,10 +27,10 @@ def estimate_normals(points: np.ndarray, cloud: np.ndarray) -> np.ndarray:
     Returns:
         [N, 3] float64, unit length.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     k = min(NEIGHBOURS, len(cloud))
-    _, nearest = cKDTree(cloud).query(points, k=k)
+    _, nearest = KDTree(cloud).query(points, k=k)
     around = cloud[nearest]
     around = around - around.mean(axis=1, keepdims=True)
     _, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))

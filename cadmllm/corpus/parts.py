@@ -7,8 +7,9 @@ it does not depend on how many are asked for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FunctionType
 
 from cadmllm.cad import tokens
 from cadmllm.cad.program import Program
@@ -23,8 +24,7 @@ from cadmllm.corpus.shapes import ONTO_BACK, ONTO_SIDE, UPRIGHT, Dice, placed
 VERSION = 1  # of the generator: raised whenever the parts of a seed change, so that folders of two versions never mix
 SHARD = 10_000  # parts a folder
 
-Family = Callable[[Dice], Design]
-FAMILIES: tuple[tuple[Family, float], ...] = (*FLAT, *OUTLINES, *JOINED, *CUTS)
+FAMILIES: tuple[tuple[FunctionType, float], ...] = (*FLAT, *OUTLINES, *JOINED, *CUTS)
 _TURNS = ((UPRIGHT, 72.0), (ONTO_BACK, 14.0), (ONTO_SIDE, 14.0))
 _UNITS = ((0.5, 10.0), (1.0, 72.0), (2.0, 14.0), (5.0, 4.0))
 
@@ -75,7 +75,7 @@ def draw(seed: int, number: int, attempt: int = 0) -> tuple[Part, bytes]:
     dice = Dice(f"{VERSION}:{seed}:{number}:{attempt}")
     dice.unit = dice.weighted(_UNITS)
     family = dice.weighted(FAMILIES)
-    design = family(dice)
+    design: Design = family(dice)
     turn = dice.weighted(_TURNS)
     offset = (0.0, 0.0, 0.0)
     if dice.chance(0.3):

@@ -55,7 +55,7 @@ def read_vertices(data: bytes) -> dict[str, np.ndarray]:
     row = np.dtype([(name, header.order + kind) for name, kind in header.fields])
     if len(data) - header.begin < header.count * row.itemsize:
         raise ValueError(f"it ends after {(len(data) - header.begin) // row.itemsize} of {header.count} vertices")
-    rows = np.frombuffer(data, dtype=row, count=header.count, offset=header.begin)
+    rows: np.ndarray = np.frombuffer(data, dtype=row, count=header.count, offset=header.begin)
     return {name: rows[name].astype(np.float64) for name in names}
 
 

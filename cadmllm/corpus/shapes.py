@@ -206,7 +206,8 @@ class Turn:
     z: Point3
 
     def __call__(self, v: Point3) -> Point3:
-        return tuple(v[0] * self.x[k] + v[1] * self.y[k] + v[2] * self.z[k] + 0.0 for k in range(3))  # type: ignore[return-value]
+        x, y, z = ((v[0] * self.x[k] + v[1] * self.y[k] + v[2] * self.z[k]) + 0.0 for k in range(3))
+        return x, y, z
 
 
 UPRIGHT = Turn((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
