@@ -94,6 +94,10 @@ def _run(args: list[str], console: Console) -> int:
         return Exit.INTERRUPTED
     except BrokenPipeError:
         raise
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # Typer makes an exit code of it
+            raise stop.__context__ from None
+        return stop.code if isinstance(stop.code, int) else Exit.DONE
     except ImportError as error:
         if shared.command == "doctor":  # Typer reads options with pydantic: doctor must answer without both
             return doctor.examine(shared, None)

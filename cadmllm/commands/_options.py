@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from cadmllm.console import Console
 from cadmllm.errors import CadmllmError, Exit
-from cadmllm.flags import OFF, ON, Flag, flags_of, switch_value
+from cadmllm.flags import FLAGS, OFF, ON, Flag, flags_of, switch_value
 from cadmllm.places import is_windows_path, local_path, under_wsl
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _find_command(root: typer.core.TyperGroup, args: Sequence[str]) -> tuple[str
     names: list[str] = []
     other: list[str] = []
     words = _Words(args)
-    known = flags_of("")
+    known = {flag.name: flag for flag in FLAGS}  # the command is not known yet: whatever any of them takes
     for word in words:
         if word == "--":
             return " ".join(names), place, [*other, "--", *words]
