@@ -13,6 +13,7 @@ from cadmllm.settings import Settings
 from cadmllm.train.optim import GroupInfo
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+WHERE_MODEL_KEYS = ("points_checkpoint", "embedding_device")  # say where something lies, not what it computes
 FREE_TRAIN_KEYS = {"logging_steps", "save_steps", "save_total_limit", "val_steps", "val_samples", "judge_samples", "workers"}
 
 
@@ -39,6 +40,8 @@ def fingerprint(settings: Settings, stage: int, ids: Sequence[str]) -> dict[str,
     dumped = settings.model_dump(mode="json")
     asked = settings.stages[stage].model_dump(mode="json")
     groups = {"model": dumped["model"], "lora": dumped["lora"], "train": dumped["train"], f"stages.{stage}": asked}
+    for key in WHERE_MODEL_KEYS:
+        del dumped["model"][key]
     flat: dict[str, object] = {"dtype": settings.dtype}
     for group, values in groups.items():
         for key, value in values.items():
