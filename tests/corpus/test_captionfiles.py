@@ -1,0 +1,94 @@
+"""Caption files and id lists, whatever is in them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cadmllm.corpus.captionfiles import read_captions, read_ids, unsafe
+from cadmllm.corpus.prompt import LONGEST_CAPTION
+from cadmllm.errors import CODES, CadmllmError
+
+FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
+JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4))
+ENTRY = st.fixed_dictionaries({"id": JSON, "text caption": JSON}, optional={"text caption short": JSON})
+
+
+@FUZZ
+@given(st.text(max_size=30) | st.sampled_from(["..", "a/../b", "/a", "a//b", "a/", "C:/x", "\\\\host", "a\nb", "a" * 201]))
+def test_a_safe_id_stays_in_its_folder(id_):
+    if unsafe(id_):
+        return
+    path = os.path.normpath(os.path.join("/root/folder", f"{id_}.json"))
+    assert path.startswith("/root/folder/")
+    assert path == f"/root/folder/{id_}.json"
+
+
+@pytest.mark.parametrize("id_", ["0000/00000071_00005", "a", "0001/part 7", "0000/Würfel"])
+def test_ordinary_ids_are_safe(id_):
+    assert unsafe(id_) == ""
+
+
+@FUZZ
+@given(st.lists(ENTRY | JSON, max_size=6))
+def test_any_list_is_read_and_what_is_left_out_is_said(tmp_path, entries):
+    path = tmp_path / "0000.json"
+    path.write_text(json.dumps(entries))
+    found, notes = read_captions(path)
+    assert len(notes) + sum(map(len, found.values())) >= len(entries)
+    assert all(code in CODES for code, _, _ in notes)
+    for id_, texts in found.items():
+        assert not unsafe(id_)
+        assert texts
+        assert all(text.strip() and len(text) <= LONGEST_CAPTION for text in texts)
+
+
+@FUZZ
+@given(st.binary(max_size=60) | st.text(max_size=40).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_any_bytes_are_read_or_refused(tmp_path, content):
+    for name, read, code in (("a.json", read_captions, "E402"), ("a.json", read_ids, "E407"), ("a.txt", read_ids, "E407")):
+        path = tmp_path / name
+        path.write_bytes(content)
+        try:
+            read(path)
+        except CadmllmError as error:
+            assert error.code == code
+            assert str(path) in error.message
+
+
+def test_a_folder_of_shards_is_read_in_order(tmp_path):
+    for shard, id_ in (("0001", "0001/b"), ("0000", "0000/a")):
+        (tmp_path / f"{shard}.json").write_text(json.dumps([{"id": id_, "text caption": f"of {shard}", "other": 7}]))
+    (tmp_path / "0000.json.bak").write_text("{")
+    (tmp_path / ".hidden.json").write_text("{")
+    found, notes = read_captions(tmp_path)
+    assert found == {"0000/a": ("of 0000",), "0001/b": ("of 0001",)}
+    assert notes == []
+    with pytest.raises(CadmllmError) as caught:
+        read_captions(tmp_path / "gone")
+    assert caught.value.code == "E401"
+
+
+def test_styles_and_further_entries_are_further_captions(tmp_path):
+    path = tmp_path / "0000.json"
+    entries = [
+        {"id": "a", "text caption": "main", "text caption short": "short", "note": "no caption"},
+        {"id": "a", "text caption": "again"},
+        {"id": "b", "text caption": "x" * (LONGEST_CAPTION + 1)},
+    ]
+    path.write_text(json.dumps(entries))
+    found, notes = read_captions(path)
+    assert found == {"a": ("main", "short", "again")}
+    assert [code for code, _, _ in notes] == ["E408"]
+
+
+def test_a_list_written_on_windows(tmp_path: Path):
+    path = tmp_path / "ids.txt"
+    path.write_bytes("\ufeff0000/a\r\n0000/b # held out\r\n".encode())
+    assert read_ids(path).ids == {"0000/a", "0000/b"}
