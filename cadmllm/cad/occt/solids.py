@@ -123,8 +123,6 @@ def _apply(bodies: list, tools: list, operation: Operation, what: str) -> list:
             result.extend(_boolean(kind, [body], tools, what))
         elif operation is Operation.CUT:
             result.append(body)
-    if not result:
-        raise BuildFailure(Verdict.EMPTY, f"{what} ({operation}) leaves nothing")
     return result
 
 
@@ -177,7 +175,7 @@ def _finished(bodies: list):
     bodies = [part for body in bodies for part in _unified(body)]
     bodies = [body for body in bodies if volume(body) > 0.5 * fuzz(longest_side([body])) * area(body)]
     if not bodies:
-        raise BuildFailure(Verdict.EMPTY, "no solid is left")
+        raise BuildFailure(Verdict.EMPTY, "no solid is left after the last extrude")
     shape = bodies[0] if len(bodies) == 1 else _compound(bodies)
     if BRepCheck_Analyzer(shape).IsValid():
         return shape
