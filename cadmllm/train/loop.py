@@ -174,6 +174,7 @@ class StageRun:
     ) -> None:
         self.session, self.console, self.metrics, self.wandb = session, console, metrics, wandb
         self.stop, self.validator = stop, validator
+        self.known = len(session.dataset.problems)
         self.label = f"stage {session.stage.number}" + (f" of {stages}" if stages > 1 else "")
 
     def run(self) -> StageResult:
@@ -269,6 +270,14 @@ class StageRun:
         self.console.note(f"{asked}: stopped after step {step} of {s.windows.total}, everything is saved")
         return _summary(s.stage, self.metrics, False)
 
+    def _say_unread(self) -> None:
+        """Clouds and views that were there but could not be read (loader processes keep their own list; see `fell_back`)."""
+        found = self.session.dataset.problems[self.known :]
+        for problem in found[:3]:
+            self.console.warn(f"shown without: {problem.code} {problem.message}")
+        if len(found) > 3:
+            self.console.warn(f"... and {len(found) - 3} more (cadmllm data check {self.session.settings.data.root})")
+
     def _finish(self) -> StageResult:
         s = self.session
         self.metrics.sync()
@@ -286,6 +295,7 @@ class StageRun:
         }
         finish_stage(s.stage.folder, s.model, meta, texts)
         result = _summary(s.stage, self.metrics, True, val_loss, judged)
+        self._say_unread()
         held_out = f", held out {val_loss['all']:.4f}" if val_loss else ""
         self.console.note(
             f"{self.label} is done: loss {result.loss_begin:.4f} -> {result.loss_end:.4f}{held_out}; checkpoint {s.stage.folder}"

@@ -12,6 +12,7 @@ from cadmllm import __version__
 from cadmllm.settings import Settings
 from cadmllm.train.curriculum import Stage, Start
 from cadmllm.train.optim import ENCODER_STAGE, multiplier
+from cadmllm.train.session import FRAME, feature_tokens, longest_target
 
 if TYPE_CHECKING:
     from cadmllm.console import Console
@@ -39,6 +40,8 @@ def plan_lines(settings: Settings, stage: Stage, start: Start, data: StageData, 
     total, steps = steps_line(settings, stage, len(data.train_ids))
     codes = Counter(problem.code for problem in data.left_out)
     out = f"; left out {len(data.left_out)} ({', '.join(f'{c} x {n}' for c, n in codes.most_common())})" if codes else ""
+    features, longest = feature_tokens(settings, stage), longest_target(settings, stage)
+    room = f"{longest} tokens a target = {train.max_seq_length} less {features} features, {FRAME} for the prompt"
     shown = ", ".join(f"{name} {share:.0%}" for name, share in stage.probabilities.items() if share > 0)
     missing, looked = windows.expected_fallbacks()
     components = ("llm", "rows", "projectors") if stage.number >= ENCODER_STAGE else ("llm", "rows")
@@ -48,6 +51,7 @@ def plan_lines(settings: Settings, stage: Stage, start: Start, data: StageData, 
     return [
         f"stage {stage.number} ({stage.name})",
         f"  samples    {len(data.train_ids)} to train on, {len(data.val_ids)} held out{out}",
+        f"  room       {room}",
         f"  steps      {steps}",
         f"  batch      {train.batch_size} a micro-batch x {train.accumulation} accumulated = {window} samples a step",
         f"  shows      {shown}" + (f"; {missing} of {looked} draws cannot show all of it and fall back" if missing else ""),
