@@ -25,7 +25,7 @@ from cadmllm.corpus.layout import open_dataset
 from cadmllm.infer.judge import Judged, in_turn, sample_and_judge, shares
 from cadmllm.infer.session import load_checkpoint
 from cadmllm.models.fusion import CadMLLM
-from cadmllm.resolve import Assignment, Origin, resolve
+from cadmllm.resolve import Assignment, Origin, parse_value, resolve
 from cadmllm.settings import COMBINATIONS, Settings
 
 TILE = 240
@@ -35,8 +35,9 @@ COLUMNS = 5
 def read_settings(args: argparse.Namespace) -> Settings:
     """Of the preset, with what the options say."""
     given = {"infer.checkpoint": args.checkpoint, "data.root": args.data, "data.val": args.val}
-    origin = Origin("command line", "benchmarks/heldout.py")
-    items = [Assignment(key, str(value), origin) for key, value in given.items() if value is not None]
+    pairs = [(key, str(value)) for key, value in given.items() if value is not None]
+    pairs += [(key, value) for key, _, value in (text.partition("=") for text in args.set)]
+    items = [Assignment(key, parse_value(value), Origin("command line", f"--set {key}")) for key, value in pairs]
     return resolve(preset=args.preset, assignments=items).settings
 
 
@@ -69,6 +70,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="data.root")
     parser.add_argument("--val", type=Path, help="data.val: a list of held-out ids")
     parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
