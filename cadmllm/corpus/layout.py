@@ -98,6 +98,7 @@ class DataSet:
     def __init__(self, data: DataSettings) -> None:
         self.data = data
         self.problems: list[Problem] = []
+        self._split: tuple[list[str], list[str]] | None = None
         self._json, self._img, self._points = _folders(data)
         self._captions, notes = read_captions(data.txt or data.root / "txt")
         self.problems += [Problem(*note) for note in notes]
@@ -194,17 +195,24 @@ class DataSet:
     def split(self) -> tuple[list[str], list[str]]:
         """(training ids, held-out ids), both sorted, without overlap.
 
-        `data.val` and `data.train` are lists of ids or caption files. Without `data.val` and without a `val.txt` in the
-        root, a fixed share of the ids is held out by a hash of the id, so an id never changes sides when the data set
+        `data.val` and `data.train` are lists of ids or caption files. Without `data.val` and without a `val.txt` beside
+        the root's captions, a fixed share of the ids is held out by a hash of the id, so an id never changes sides when the data set
         grows. An id on both lists is held out.
 
         Raises:
             CadmllmError: E407 when a list is unreadable or none of its ids is in the data set.
         """
-        known = set(self.ids)
+        if self._split is None:
+            train, val = self._divide(set(self.ids))
+            self._split = sorted(train - val), sorted(val)
+        return list(self._split[0]), list(self._split[1])
+
+    def _divide(self, known: set[str]) -> tuple[set[str], set[str]]:
+        """(chosen for training, held out): the first may still hold ids of the second."""
         chosen = self._listed(self.data.train, known) if self.data.train else known
         held_out = self.data.val or self.data.root / VAL_LIST
-        if self.data.val is None and not held_out.is_file():
+        # captions that come from elsewhere are another data set: the root's list is not theirs
+        if self.data.val is None and (self.data.txt is not None or not held_out.is_file()):
             val = {id_ for id_ in chosen if order.fraction(id_) < self.data.val_share}
         else:
             val = self._listed(held_out, known)
@@ -212,7 +220,7 @@ class DataSet:
             if both:
                 message = f"{both} ids are on both lists: they are held out, not trained on"
                 self.problems.append(Problem("E407", str(self.data.train), message))
-        return sorted(chosen - val), sorted(val)
+        return chosen, val
 
     def _listed(self, path: Path, known: set[str]) -> set[str]:
         wanted: IdList = read_ids(path)

@@ -163,6 +163,8 @@ def test_lists_of_ids(root, tmp_path):
     dataset = opened(root, val=listed)
     assert dataset.split() == (["0000/a", "0000/c"], ["0000/b"])
     assert sorted(problem.code for problem in dataset.problems) == ["E403", "E407"]
+    dataset.split()
+    assert len(dataset.problems) == 2, "asked twice, said once"
     captions = tmp_path / "train.json"
     captions.write_text(json.dumps([{"id": "0000/b", "text caption": "x"}, {"id": "0000/c"}]))
     dataset = opened(root, val=listed, train=captions)
@@ -173,6 +175,8 @@ def test_lists_of_ids(root, tmp_path):
 def test_a_list_that_a_data_set_brings_is_used(root):
     (root / "val.txt").write_text("0000/c\n")
     assert opened(root).split() == (["0000/a", "0000/b"], ["0000/c"])
+    (root / "val.txt").write_text("0000/of another data set\n")
+    assert opened(root, txt=root / "txt", val_share=0.0).split() == (["0000/a", "0000/b", "0000/c"], [])
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"0000/unknown\n", b"# nothing\n"])
