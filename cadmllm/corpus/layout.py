@@ -195,9 +195,9 @@ class DataSet:
     def split(self) -> tuple[list[str], list[str]]:
         """(training ids, held-out ids), both sorted, without overlap.
 
-        `data.val` and `data.train` are lists of ids or caption files. Without `data.val` and without a `val.txt` beside
-        the root's captions, a fixed share of the ids is held out by a hash of the id, so an id never changes sides when the data set
-        grows. An id on both lists is held out.
+        `data.val` and `data.train` are lists of ids or caption files. Without `data.val` and without a `val.txt` beside the
+        root's captions, a fixed share of the ids is held out by a hash of the id, so an id never changes sides when the data
+        set grows. An id on both lists is held out.
 
         Raises:
             CadmllmError: E407 when a list is unreadable or none of its ids is in the data set.
