@@ -1,0 +1,130 @@
+"""The data set has what the stages show; every stage has something to start from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cadmllm.doctor.check import Check, Level, Situation
+from cadmllm.doctor.data import check_data, check_start
+from cadmllm.doctor.runner import run_checks
+from cadmllm.models.stages import stage_folder, write_manifest
+from cadmllm.settings import Settings
+
+
+@pytest.fixture
+def data_set(tmp_path) -> Path:
+    """Names alone: doctor lists folders and reads captions, and opens no program, cloud or view."""
+    root = tmp_path / "a data set"
+    ids = [f"0000/{n:08d}_00001" for n in range(40)]
+    for folder, suffix, count in (("json", ".json", 40), ("pcd", ".npz", 20), ("img", "_000.png", 10)):
+        (root / folder / "0000").mkdir(parents=True)
+        for id_ in ids[:count]:
+            (root / folder / f"{id_}{suffix}").write_bytes(b"{}")
+    (root / "txt").mkdir()
+    (root / "txt" / "0000.json").write_text(json.dumps([{"id": id_, "text caption": "a plate"} for id_ in ids]))
+    return root
+
+
+def situation(root: Path, *stages: int, **groups) -> Situation:
+    return Situation(Settings(data={"root": root}, **groups), stages or (1, 2, 3))
+
+
+def run(check, where: Situation):
+    """As the runner calls it: errors of the data set become findings."""
+    report = run_checks(where, checks=[Check("one", "", (), check)])
+    return report.outcomes[0][1]
+
+
+def test_modalities_are_counted(data_set):
+    outcome = run(check_data, situation(data_set))
+    assert outcome.level is Level.OK
+    assert outcome.summary == f"37 to train on (18 with points, 9 with views), 3 held out ({data_set})"
+
+
+@pytest.mark.parametrize(("folder", "stage", "option"), [("pcd", 2, "--points"), ("img", 3, "--views")])
+def test_a_stage_without_its_modality_is_named(data_set, folder, stage, option):
+    (data_set / folder).rename(data_set / "elsewhere")
+    assert run(check_data, situation(data_set, *range(1, stage))).level is Level.OK, "earlier stages train meanwhile"
+    outcome = run(check_data, situation(data_set, stage))
+    finding = outcome.findings[0]
+    assert (finding.code, finding.level) == ("E406", Level.FAIL)
+    assert f"stage {stage} shows" in finding.message
+    assert option in finding.remedy
+
+
+def test_the_other_name_of_the_point_folder(data_set):
+    (data_set / "pcd").rename(data_set / "pointcloud")
+    assert run(check_data, situation(data_set, 2)).level is Level.OK
+
+
+@pytest.mark.parametrize("damage", ["no root", "no captions", "captions are an object", "captions are cut short"])
+def test_a_broken_data_set_is_a_finding_with_its_own_code(data_set, damage):
+    captions = data_set / "txt" / "0000.json"
+    if damage == "no root":
+        data_set = data_set / "absent"
+    elif damage == "no captions":
+        captions.unlink()
+    elif damage == "captions are an object":
+        captions.write_text('{"a": 1}')
+    else:
+        captions.write_text(captions.read_text()[:-10])
+    outcome = run(check_data, situation(data_set))
+    assert outcome.level is Level.FAIL
+    assert outcome.findings[0].code in ("E401", "E402", "E202")
+    assert outcome.findings[0].remedy
+
+
+def test_what_was_left_out_is_a_warning(data_set):
+    entries = json.loads((data_set / "txt" / "0000.json").read_text())
+    entries.append({"id": "../../etc/passwd", "text caption": "no part"})
+    (data_set / "txt" / "0000.json").write_text(json.dumps(entries))
+    (finding,) = run(check_data, situation(data_set)).findings
+    assert (finding.code, finding.level) == ("E403", Level.WARN)
+
+
+def test_generated_parts_need_no_data(tmp_path):
+    outcome = check_data(Situation(Settings(data={"root": tmp_path / "absent", "synthetic": 100})))
+    assert outcome.skipped == "100 parts will be generated"
+
+
+def complete(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "weights").write_bytes(b"x")
+    write_manifest(folder)
+
+
+def test_a_stage_needs_the_one_before(tmp_path):
+    run_dir = tmp_path / "run"
+    assert "base model" in run(check_start, situation(tmp_path, 1, run={"dir": run_dir})).summary
+    outcome = run(check_start, situation(tmp_path, 2, run={"dir": run_dir}))
+    assert (outcome.findings[0].code, outcome.level) == ("E601", Level.FAIL)
+    complete(stage_folder(run_dir, 1))
+    outcome = run(check_start, situation(tmp_path, 2, run={"dir": run_dir}))
+    assert outcome.level is Level.OK
+    assert "stage1_text_model" in outcome.summary
+    (stage_folder(run_dir, 1) / "weights").unlink()
+    assert run(check_start, situation(tmp_path, 2, run={"dir": run_dir})).findings[0].code in ("E503", "E601")
+
+
+def test_init_from_must_be_whole(tmp_path):
+    folder = tmp_path / "other"
+    complete(folder)
+    where = situation(tmp_path, 2, run={"dir": tmp_path / "run", "init_from": folder})
+    assert run(check_start, where).level is Level.OK
+    (folder / "weights").write_bytes(b"changed")
+    assert run(check_start, where).findings[0].code == "E503"
+
+
+def test_a_run_in_the_way_is_a_warning(tmp_path):
+    complete(stage_folder(tmp_path / "run", 1))
+    outcome = run(check_start, situation(tmp_path, 1, run={"dir": tmp_path / "run"}))
+    assert (outcome.findings[0].code, outcome.level) == ("E605", Level.WARN)
+    assert "--resume" in outcome.findings[0].remedy
+
+
+def test_stages_with_nothing_to_train(tmp_path):
+    where = situation(tmp_path, 1, run={"dir": tmp_path / "run"}, stages={"1": {"epochs": 0}})
+    assert run(check_start, where).findings[0].code == "E105"

@@ -1,0 +1,76 @@
+"""Each check on its own; the report; the page that is written from them."""
+
+from __future__ import annotations
+
+import pytest
+
+from cadmllm.doctor.check import Check, Finding, Level, Outcome, Report, Situation
+from cadmllm.doctor.docs import PAGE, explanation, page
+from cadmllm.doctor.runner import CHECKS, run_checks
+from cadmllm.errors import CODES, CadmllmError
+from cadmllm.settings import Settings
+
+WARNING = Finding("E811", Level.WARN, "a", "no GPU", "buy one")
+FAILURE = Finding("E821", Level.FAIL, "b", "no room", "make some")
+
+
+def check(name: str, result: Outcome | Exception, **options) -> Check:
+    def run(_: Situation) -> Outcome:
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return Check(name, f"{name} is well", (), run, **options)
+
+
+def test_a_check_that_raises_is_a_finding_and_the_others_go_on():
+    heard = []
+    checks = [check("a", ValueError("odd")), check("b", CadmllmError("E401", "gone", "look")), check("c", Outcome("well"))]
+    report = run_checks(Situation(Settings()), lambda c, o: heard.append((c.name, o.level)), checks)
+    assert heard == [("a", Level.FAIL), ("b", Level.FAIL), ("c", Level.OK)]
+    assert [(f.code, f.check, f.message) for f in report.findings] == [
+        ("E899", "a", "the check a failed: ValueError: odd"),
+        ("E401", "b", "gone"),
+    ]
+    assert not report.ready
+
+
+def test_checks_without_what_they_need_are_skipped_with_the_reason():
+    checks = [
+        check("a", Outcome("well"), needs=("numpy",)),
+        check("b", Outcome("well")),
+        check("c", Outcome("x"), needs_settings=False),
+    ]
+    report = run_checks(Situation(None, broken={"numpy"}), checks=checks)
+    assert [outcome.level for _, outcome in report.outcomes] == [Level.SKIP, Level.SKIP, Level.OK]
+    report = run_checks(Situation(Settings(), broken={"numpy"}), checks=checks)
+    assert report.outcomes[0][1].skipped == "numpy cannot be imported"
+    assert report.outcomes[1][1].level is Level.OK
+    assert report.ready
+
+
+def test_only_failures_keep_from_being_ready_and_stand_first():
+    report = Report([(check("a", Outcome()), Outcome(findings=(WARNING,)))])
+    assert report.ready
+    report.outcomes.append((check("b", Outcome()), Outcome(findings=(WARNING, FAILURE))))
+    assert not report.ready
+    assert report.outcomes[1][1].level is Level.FAIL
+    assert report.findings == [FAILURE, WARNING, WARNING]
+    assert report.as_dict() == {"schema": 1, "ready": False, "findings": [FAILURE, WARNING, WARNING], "plan": {}}
+
+
+def test_names_and_codes_of_the_checks():
+    names = [c.name for c in CHECKS]
+    assert len(set(names)) == len(names)
+    assert {code for c in CHECKS for code in c.codes} <= set(CODES)
+    assert names.index("packages") < names.index("gpu"), "later checks leave out what needs a broken package"
+
+
+def test_the_page_is_current():
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: make docs"
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_is_on_the_page_and_can_be_explained(code):
+    assert f"| {code} | {CODES[code]} |" in page()
+    assert explanation(code).startswith(f"{code}: {CODES[code]}")
