@@ -40,7 +40,10 @@ from cadmllm.errors import CadmllmError
 
 MM = 1000.0  # millimetres a metre
 LARGEST_FILE = 64 * 2**20  # bytes; the longest real program has 0.6 MB
+MOST_CURVES = 100_000  # a program; the longest real one has 1,500. A small file can name one sketch a million times
 SKEW = 1e-4  # how far the axes of a real transform may be from orthogonal unit vectors
+
+Known = dict[tuple[str, str], tuple[Plane, tuple[Profile, ...]]]  # (sketch, profile): what they were read as
 
 OPERATIONS = {
     "NewBodyFeatureOperation": Operation.NEW_BODY,
@@ -64,7 +67,7 @@ def read_json(path: str | Path, notes: list[str] | None = None) -> Program:
         notes: gets a line for every extrusion that was left out as it names no profile.
 
     Raises:
-        CadmllmError: E201 to E209 and E214, naming the file, the entity and the reason.
+        CadmllmError: E201 to E209, E212 and E214, naming the file, the entity and the reason.
     """
     return parse(load(path), str(path), notes)
 
@@ -114,13 +117,15 @@ def parse(data: object, where: str, notes: list[str] | None = None) -> Program:
 
     Raises:
         CadmllmError: E203 (schema), E204 (unknown curve, operation or extent), E205 (numbers), E206 (missing sketch or
-            profile), E207 (loops), E208 (degenerate curves), E209 (no extrude or profile), E214 (taper).
+            profile), E207 (loops), E208 (degenerate curves), E209 (no extrude or profile), E212 (endless), E214 (taper).
     """
     if not isinstance(data, dict):
         raise _schema(where, "the top level is not an object")
     entities, sequence = _field(data, "entities", dict, where), _field(data, "sequence", list, where)
     extrudes: list[Extrude] = []
     empty: list[str] = []
+    known: Known = {}
+    curves = 0
     for item in sequence:
         if not isinstance(item, dict) or not isinstance(item.get("entity"), str):
             raise _schema(where, "an item of 'sequence' is not an object that names an entity")
@@ -131,11 +136,14 @@ def parse(data: object, where: str, notes: list[str] | None = None) -> Program:
         kind = entity.get("type")
         if kind == "ExtrudeFeature":
             at = f"{where}: extrude {show(name)}"
-            extrude = _extrude(entity, entities, at)
+            extrude = _extrude(entity, entities, at, known)
             if extrude.sketches:
                 extrudes.append(extrude)
             else:
                 empty.append(f"{at} names no profile")
+            curves += 1 + _curve_count(extrude)
+            if curves > MOST_CURVES:
+                raise CadmllmError("E212", f"{where} has more than {MOST_CURVES:,} curves", LEAVE_OUT)
         elif kind != "Sketch":
             raise CadmllmError("E204", f"{where}: entity {show(name)} is of the unknown type {show(kind)}", LEAVE_OUT)
     if empty and not extrudes:
@@ -143,6 +151,11 @@ def parse(data: object, where: str, notes: list[str] | None = None) -> Program:
     if notes is not None:
         notes.extend(f"{line}: left out" for line in empty)
     return validate(Program(tuple(extrudes)), where)
+
+
+def _curve_count(extrude: Extrude) -> int:
+    loops = (loop for sketch in extrude.sketches for profile in sketch.profiles for loop in (profile.outer, *profile.inner))
+    return sum(len(loop.curves) for loop in loops)
 
 
 def show(value: object) -> str:
@@ -185,7 +198,7 @@ def _vector(data: object, at: str, scale: float = 1.0) -> Point3:
     )
 
 
-def _extrude(entity: dict[str, Any], entities: dict[str, Any], at: str) -> Extrude:
+def _extrude(entity: dict[str, Any], entities: dict[str, Any], at: str, known: Known) -> Extrude:
     operation = OPERATIONS.get(_text(entity, "operation"))
     if operation is None:
         raise CadmllmError("E204", f"{at}: unknown operation {show(entity.get('operation'))}", LEAVE_OUT)
@@ -197,7 +210,9 @@ def _extrude(entity: dict[str, Any], entities: dict[str, Any], at: str) -> Extru
         if not isinstance(item, dict) or not isinstance(item.get("sketch"), str) or not isinstance(item.get("profile"), str):
             raise _schema(at, "an item of 'profiles' does not name a sketch and a profile")
         sketch_id, profile_id = item["sketch"], item["profile"]
-        plane, profiles = _profiles(entities, sketch_id, profile_id, at)
+        if (sketch_id, profile_id) not in known:
+            known[sketch_id, profile_id] = _profiles(entities, sketch_id, profile_id, at)
+        plane, profiles = known[sketch_id, profile_id]
         if sketch_id == before:
             profiles = sketches.pop().profiles + profiles
         sketches.append(Sketch(plane, profiles))

@@ -352,6 +352,12 @@ def test_broken_documents_are_refused_by_code(name):
     assert refusal(data).code == code
 
 
+def test_a_small_file_that_names_one_sketch_without_end_is_refused():
+    data = document(square(), *([circle((0.001 + 0.0002 * k, 0.001), 0.00005)] for k in range(60)))
+    data["sequence"] += [{"index": k, "type": "ExtrudeFeature", "entity": "E"} for k in range(10_000)]
+    assert refusal(data).code == "E212"
+
+
 def test_messages_name_the_entity():
     message = refusal(BROKEN["negative radius"][0]).message
     for part in ("part.json", "'E'", "'S'", "'P'", "loop 2", "curve 1", "-5 mm"):
