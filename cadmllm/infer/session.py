@@ -48,8 +48,8 @@ def load_checkpoint(settings: Settings, console: Console) -> Checkpoint:
     """
     folder = find_checkpoint(settings)
     if folder is not None:
-        console.note(f"checkpoint: {folder}")
         verify(folder)
+        console.note(f"checkpoint: {folder}")
         return Checkpoint(load_model(folder, settings), folder, shown(folder))
     console.warn(f"no finished stage in {settings.run.dir}: the bundled tiny base answers, which knows text alone")
     base = settings.model_copy(deep=True)

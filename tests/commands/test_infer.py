@@ -142,6 +142,20 @@ def test_no_run_means_the_bundled_base_and_says_so(here: Path, base: Path, monke
     assert "bundled tiny base" in capsys.readouterr().err
 
 
+def test_a_checkpoint_knows_its_own_settings(here: Path, run_dir: Path, monkeypatch) -> None:
+    seen = []
+
+    def generate(model: object, samples: list, **_: object) -> list[Answer]:
+        seen.extend(samples)
+        return [Answer(tuple(from_text(BOX)), True, -1.0, 5)]
+
+    monkeypatch.setattr(session, "generate", generate)
+    np.save("a.npy", np.random.default_rng(0).uniform(-5, 5, (500, 3)))
+    # no preset: the defaults are those of an 8B model with another point encoder and 4,096 points
+    assert main(["infer", "--prompt", "x", "--pc", "a.npy", "--checkpoint", str(run_dir), "--set", "kernel.workers=1"]) == 0
+    assert seen[0].clouds[0].points.shape == (1024, 3)
+
+
 def test_no_solid_is_exit_1_with_the_verdict(here: Path, run_dir: Path, monkeypatch, capsys) -> None:
     says(monkeypatch, NOTHING)
     assert infer("--prompt", "a block", "--checkpoint", run_dir, "--json") == 1
