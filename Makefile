@@ -52,6 +52,7 @@ test-full: lint
 
 docs: $(STAMP)
 	$(BIN)/python -m cadmllm.doctor.docs
+	$(BIN)/python -m cadmllm.commands._usage
 
 clean:
 	rm -rf build dist $(DEMO) .pytest_cache .ruff_cache .hypothesis

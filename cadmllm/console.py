@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import PurePath
@@ -127,7 +127,7 @@ class Console:
             self.print(self.colour(text, "bold") if headers and number == 0 else text)
 
     @contextmanager
-    def progress(self, total: int | None, label: str) -> Iterator[Progress]:
+    def progress(self, total: int | None, label: str) -> Generator[Progress, None, None]:
         """A progress bar on standard error while the block runs; plain lines where that is no terminal.
 
         Args:
@@ -177,7 +177,7 @@ class _Lines:
 
 
 @contextmanager
-def _bar(total: int | None, label: str, err: TextIO) -> Iterator[Progress]:
+def _bar(total: int | None, label: str, err: TextIO) -> Generator[Progress, None, None]:
     # rich costs 30 ms: only those who see a bar pay for it
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
