@@ -13,7 +13,7 @@ from strategies import programs
 
 from cadmllm.cad.bounds import program_box
 from cadmllm.cad.deepcad_vec import UNIT, from_vec, read_h5, to_vec, write_h5
-from cadmllm.cad.omnicad import read_json, recorded_box
+from cadmllm.cad.omnicad import box_of, parse, read_json, recorded_box, to_json
 from cadmllm.cad.program import (
     Circle,
     Extent,
@@ -52,7 +52,7 @@ def plate(*profiles, operation=Operation.NEW_BODY, extent=None):
     return Extrude((sketch,), operation, extent or Extent(ExtentType.ONE_SIDE, 10.0))
 
 
-def test_the_official_vectors_are_reproduced(shared):
+def test_the_official_vectors_are_reproduced_from_their_files_and_from_ours(shared):
     root = shared / "data" / "text2cad100"
     files = sorted((root / "json").glob("*.json"))
     assert len(files) == 73
@@ -60,9 +60,11 @@ def test_the_official_vectors_are_reproduced(shared):
     for path in files:
         with h5py.File(root / "vec" / f"{path.stem}.h5") as file:
             official = file["vec"][:]
-        ours = to_vec(read_json(path), recorded_box(path))
-        if ours.shape != official.shape or np.any(ours != official):
-            differing.append(path.stem)
+        program, box = read_json(path), recorded_box(path)
+        copy = to_json(program, box)
+        for ours in (to_vec(program, box), to_vec(parse(copy, path.stem), box_of(copy))):
+            if ours.shape != official.shape or np.any(ours != official):
+                differing.append(path.stem)
     assert differing == []
 
 
