@@ -38,6 +38,8 @@ def infer(
     record = run(settings, console, prompt, image or [], pc)
     if record["verdict"] != "OK":
         raise no_solid(record, settings.infer.out)
+    for note in record["notes"]:
+        console.warn(note)
     console.json(record)
     _say(console, record, settings.infer.out)
 

@@ -15,7 +15,7 @@ from typing import Any
 from cadmllm.cad.grammar import accepts
 from cadmllm.cad.kernel import BuildResult, Verdict
 from cadmllm.cad.omnicad import write_json
-from cadmllm.cad.program import Program
+from cadmllm.cad.program import Program, validate
 from cadmllm.cad.render import render, write_png
 from cadmllm.cad.tokens import to_text
 from cadmllm.cad.workshop import Workshop
@@ -73,15 +73,30 @@ def deliver(answer: Answer, sample: Sample, out: Path, record: dict[str, Any], w
             (folder / STEP).unlink(missing_ok=True)
         elif result.mesh is not None:
             write_png(render(result.mesh, size=PIXELS), folder / PICTURE)
-        if isinstance(program, Program):
-            write_json(program, folder / JSON)
+        notes = _write_program(program, result, folder) if isinstance(program, Program) else []
         if accepts(answer.tokens):
             (folder / TEXT).write_text(to_text(answer.tokens), encoding="utf-8")
-        full = {**record, **_findings(answer, program, result), "frame": "point cloud" if transform else "centred"}
+        full = {
+            **record,
+            **_findings(answer, program, result),
+            "frame": "point cloud" if transform else "centred",
+            "notes": notes,
+        }
         full["files"] = [name for name in FILES if name == RECORD or (folder / name).is_file()]
         (folder / RECORD).write_text(json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         _move_in(folder, out, full["files"])
     return full
+
+
+def _write_program(program: Program, result: BuildResult, folder: Path) -> list[str]:
+    """Write the JSON, or say why this program has none: what a model wrote need not be a valid program."""
+    try:
+        write_json(validate(program), folder / JSON, result.box)
+    except CadmllmError as error:
+        if error.code == "E303":
+            raise
+        return [f"no {JSON}: {error.message}"]
+    return []
 
 
 def no_solid(record: dict[str, Any], out: Path) -> CadmllmError:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cadmllm.cad.frame import Transform
-from cadmllm.cad.omnicad import read_json
+from cadmllm.cad.omnicad import read_json, recorded_box
 from cadmllm.cad.tokens import decode, from_text
 from cadmllm.cad.workshop import Workshop
 from cadmllm.corpus.types import Cloud, Sample
@@ -57,6 +57,7 @@ def test_a_solid_leaves_five_files_that_agree(tmp_path: Path, workshop: Workshop
     assert record["commands"] == {"extrude": 1, "line": 4, "arc": 0, "circle": 1}
     assert from_text((out / "program.txt").read_text()) == from_text(BOX)
     assert command_counts(read_json(out / "program.json")) == record["commands"]
+    assert np.allclose(recorded_box(out / "program.json"), record["box_mm"], atol=1e-6)
     assert (out / "model.step").read_text().startswith("ISO-10303-21")
     with Image.open(out / "model.png") as picture:
         assert picture.size == (96, 96)
@@ -91,6 +92,14 @@ def test_no_solid_leaves_program_and_record_and_nothing_of_an_earlier_answer(tmp
     assert error.code == "E702"
     assert record["verdict"] in error.message
     assert record["reason"] in error.message
+
+
+def test_an_arc_that_cannot_be_drawn_is_a_verdict_not_a_crash(tmp_path: Path, workshop: Workshop) -> None:
+    text = BOX.replace("hole_circle 0 0 64", "hole 0 0\nhline 50\narc 50 0 90\nvline 50\nclose")
+    record = deliver(answer_of(text), TEXT_ONLY, tmp_path / "out", {}, workshop)
+    assert record["verdict"] == "INVALID"
+    assert names(tmp_path / "out") == {"program.txt", "record.json"}
+    assert any("program.json" in note for note in record["notes"])
 
 
 def test_an_answer_that_never_ended_leaves_its_record(tmp_path: Path, workshop: Workshop) -> None:

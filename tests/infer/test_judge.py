@@ -12,8 +12,11 @@ import torch
 from cadmllm.cad.frame import Transform
 from cadmllm.cad.kernel import BuildResult, Verdict
 from cadmllm.cad.program import Program
-from cadmllm.cad.tokens import from_text
+from cadmllm.cad.tokens import from_text, to_text
+from cadmllm.cad.vocabulary import END
 from cadmllm.cad.workshop import Workshop
+from cadmllm.corpus.types import CAD_SIZE
+from cadmllm.infer.constrain import Constraint, cad_tables
 from cadmllm.infer.generate import Answer
 from cadmllm.infer.judge import Judged, in_turn, judge, program_of, sample_and_judge, shares, validator
 from cadmllm.settings import Settings
@@ -62,6 +65,20 @@ def test_an_answer_is_a_program_or_a_verdict() -> None:
     verdict = program_of(Answer((), False, 0.0, 3))
     assert isinstance(verdict, BuildResult)
     assert verdict.verdict is Verdict.PARSE
+
+
+def test_whatever_the_grammar_allows_is_a_program_or_a_verdict() -> None:
+    cad, generator = cad_tables("cpu"), torch.Generator().manual_seed(5)
+    for budget in (24, 60, 120):
+        constraint, written = Constraint(cad, 64, budget), []
+        while not bool(constraint.done.all()):
+            scores = constraint.mask(torch.randn(64, CAD_SIZE, generator=generator) * 3.0)
+            written.append(torch.where(constraint.done, END, scores.argmax(dim=-1)))
+            constraint.update(written[-1])
+        for row in torch.stack(written, dim=1).tolist():
+            tokens = row[: row.index(END) + 1]
+            assert from_text(to_text(tokens)) == tokens
+            assert isinstance(program_of(Answer(tuple(tokens), True, 0.0, 0)), Program | BuildResult)
 
 
 def test_shares_by_combination() -> None:
