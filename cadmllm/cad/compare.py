@@ -120,8 +120,6 @@ def _united(mesh: Mesh) -> Any | None:
         if part.status() != manifold3d.Error.NoError:
             return None
         parts.append(part)
-    if not parts:
-        return None
     return parts[0] if len(parts) == 1 else manifold3d.Manifold.batch_boolean(parts, manifold3d.OpType.Add)
 
 

@@ -27,7 +27,7 @@ VIEWS: tuple[tuple[int, int, int], ...] = (
     (1, -1, -1),
 )
 SAMPLES = 3  # a pixel along each axis
-LINE = 1.0 / 224.0  # width of an edge as a share of the picture
+LINE = 1.0 / 224.0  # width of an edge as a share of the picture, a pixel at least
 STEP = 6.0  # depth in sample widths that the surface must jump by to get a contour
 COLOUR = np.array([196.0, 213.0, 235.0])  # of a face that looks into the light
 INK = np.array([24.0, 32.0, 46.0], np.float32)
@@ -69,7 +69,7 @@ def render(mesh: Mesh, view: int = 0, size: int = 224, margin: float = 0.1) -> n
     ink = _contours(depth[window])
     _draw_edges(ink, depth[window], [line - [window[1].start, window[0].start, 0.0] for line in lines])
     inked = picture[window]  # a view: what is drawn here is drawn in the picture
-    marks = _thick(ink, LINE * pixels / 2.0)
+    marks = _thick(ink, max(1.0, LINE * pixels / 2.0))
     inked[marks] = (1.0 - OPACITY) * inked[marks] + OPACITY * INK
     blocks = picture.reshape(size, SAMPLES, size, SAMPLES, 3).mean(axis=(1, 3))
     return np.round(blocks).astype(np.uint8)

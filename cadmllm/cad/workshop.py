@@ -8,6 +8,7 @@ replacement costs milliseconds. As with every such pool, a script that uses it g
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -207,20 +208,37 @@ def _serve(pipe: Connection) -> None:
     """The worker: takes jobs until the pipe is closed, by the parent or by its death."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    fcntl.fcntl(pipe.fileno(), fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe.fileno(), fcntl.F_SETFL, fcntl.fcntl(pipe.fileno(), fcntl.F_GETFL) | os.O_ASYNC)
     os.dup2(2, 1)  # the kernel's chatter: standard output belongs to results
     try:
         load_kernel()
         pipe.send("ready")
         while True:
             program, files, mesh, limit = pipe.recv()
-            signal.setitimer(signal.ITIMER_REAL, limit + GRACE)  # ends a hung worker whose parent was killed
-            try:
-                answer: object = build_into(program, files, mesh)
-            except CadmllmError as error:
-                answer = error
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
-            pipe.send(answer)
+            pipe.send(_guarded(pipe, program, files, mesh, limit))
     except CadmllmError as error:
         pipe.send(error)
     except (EOFError, ConnectionError):
         return
+
+
+def _guarded(
+    pipe: Connection, program: Program, files: dict[str, tuple[Path, str]], mesh: bool, limit: float
+) -> BuildResult | CadmllmError:
+    """Build; meanwhile the death of the parent ends this process, which holds the GIL and sees no closed pipe.
+
+    Nothing comes through the pipe during a build but its end, which the system tells by SIGIO (Linux; elsewhere the alarm does).
+    """
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit + GRACE)
+    try:
+        if pipe.poll():  # it died before the signal was armed
+            raise EOFError
+        return build_into(program, files, mesh)
+    except CadmllmError as error:
+        return error
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
