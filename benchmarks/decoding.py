@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cadmllm.cad.vocabulary import END
 from cadmllm.console import Console
 from cadmllm.corpus.batch import Collator
 from cadmllm.corpus.types import Sample
+from cadmllm.errors import CadmllmError
 from cadmllm.infer.constrain import Constraint, Tables, cad_tables
 from cadmllm.infer.session import load_checkpoint
 from cadmllm.models.fusion import CadMLLM
@@ -87,4 +89,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CadmllmError as error:
+        Console().error(error)
+        sys.exit(error.exit_code)

@@ -22,6 +22,7 @@ from cadmllm.cad.tokens import to_text
 from cadmllm.cad.workshop import Workshop
 from cadmllm.console import Console
 from cadmllm.corpus.layout import open_dataset
+from cadmllm.errors import CadmllmError
 from cadmllm.infer.judge import Judged, in_turn, sample_and_judge, shares
 from cadmllm.infer.session import load_checkpoint
 from cadmllm.models.fusion import CadMLLM
@@ -113,4 +114,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except CadmllmError as error:
+        Console().error(error)
+        sys.exit(error.exit_code)

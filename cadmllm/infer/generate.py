@@ -1,7 +1,8 @@
 """Writing answers: prompts in, CAD tokens out, batched, with a key-value cache, under the grammar.
 
 An answer depends on its sample, the seed and the settings alone, not on what else is in the batch: prompts are left-padded and
-padding is masked, and every sample draws its random numbers from a generator of its own.
+padding is masked, and every sample draws its random numbers from a generator of its own. (So in float32; bfloat16 rounds
+differently in batches of different shapes, and two all but equally likely tokens may then change places.)
 """
 
 from __future__ import annotations
