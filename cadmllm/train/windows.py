@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from cadmllm.corpus.layout import DataSet
     from cadmllm.corpus.types import Batch, Sample
 
+OVERHEAD = 256  # what a micro-batch costs beside its tokens, in tokens (kernel launches, Python)
+
 
 @dataclass(slots=True)
 class Window:
@@ -27,7 +29,7 @@ class Window:
 
     Attributes:
         step: from 0 within the stage.
-        batches: at most `train.accumulation` of at most `train.batch_size` samples.
+        batches: `train.accumulation` of `train.batch_size` samples, or more and smaller ones where that saves padding.
         mix: samples by what they really show.
         fell_back: samples that show less than was drawn for them (a modality is not there or unreadable).
     """
@@ -81,10 +83,9 @@ class Windows(Dataset[Window]):
             sample, complete = self._sample(epoch, place, self.ids[index])
             samples.append(sample)
             fell_back += not complete
-        # like lengths together: less padding, and the sum over the window does not depend on how it is cut
-        samples.sort(key=_length)
-        size = self.settings.train.batch_size
-        batches = [self.collate(samples[at : at + size]) for at in range(0, len(samples), size)]
+        samples.sort(key=self._length)
+        cuts = cut([self._length(sample) for sample in samples], self.settings.train.batch_size)
+        batches = [self.collate(samples[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
         return Window(step, batches, Counter(sample.combination for sample in samples), fell_back)
 
     def _sample(self, epoch: int, place: int, id_: str) -> tuple[Sample, bool]:
@@ -99,6 +100,13 @@ class Windows(Dataset[Window]):
         shape = {"point_count": model.point_count, "views": model.image_views}
         sample = load_sample(self.dataset, id_, draw.shown, **where, **shape)
         return sample, sample.combination == draw.wanted
+
+    def _length(self, sample: Sample) -> int:
+        """The sample's tokens, the caption's guessed at four letters each."""
+        model = self.settings.model
+        features = len(sample.clouds) * model.point_tokens + len(sample.images) * model.image_tokens
+        target = 0 if sample.target is None else len(sample.target)
+        return features + target + len(sample.caption) // 4
 
     def expected_fallbacks(self, epoch: int = 0, limit: int = 5000) -> tuple[int, int]:
         """(draws that cannot show what they ask for, draws looked at) in the first `limit` places of an epoch."""
@@ -129,7 +137,24 @@ def iterate(windows: Windows, start: int, workers: int) -> Iterator[Window]:
     return iter(loader)
 
 
-def _length(sample: Sample) -> int:
-    """Roughly the sample's tokens, to sort by; features weigh most."""
-    target = 0 if sample.target is None else len(sample.target)
-    return 10_000 * (len(sample.clouds) + len(sample.images)) + target + len(sample.caption) // 4
+def cut(lengths: Sequence[int], largest: int) -> list[int]:
+    """Where to cut samples, sorted by length, into micro-batches so that they compute fastest.
+
+    A micro-batch costs what it computes, padding included (samples x longest), and `OVERHEAD` tokens for being one. The sum
+    over the window, and with it the gradient, does not depend on how it is cut.
+
+    Args:
+        lengths: tokens, ascending.
+        largest: samples a micro-batch may have.
+
+    Returns:
+        Ascending indices from 0 to len(lengths); micro-batch k is [cuts[k], cuts[k + 1]).
+    """
+    best: list[tuple[int, int]] = [(0, 0)]  # (cost of the first `end` samples, where their last micro-batch begins)
+    for end in range(1, len(lengths) + 1):
+        begins = range(max(0, end - largest), end)
+        best.append(min((best[at][0] + (end - at) * lengths[end - 1] + OVERHEAD, at) for at in begins))
+    cuts = [len(lengths)]
+    while cuts[-1] > 0:
+        cuts.append(best[cuts[-1]][1])
+    return cuts[::-1]

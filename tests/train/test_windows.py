@@ -6,10 +6,12 @@ from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cadmllm.corpus.batch import Collator
 from cadmllm.train.curriculum import plan_stages
-from cadmllm.train.windows import Windows, iterate
+from cadmllm.train.windows import OVERHEAD, Windows, cut, iterate
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +93,26 @@ def test_loader_processes_give_the_same_and_leave_the_random_state_alone(setting
     assert torch.equal(torch.get_rng_state(), before)
     assert all(_same(window, windows[window.step]) for window in found)
     assert [window.step for window in found] == [2, 3, 4, 5]
+
+
+def _cost(lengths: list[int], cuts: list[int]) -> int:
+    return sum((b - a) * lengths[b - 1] + OVERHEAD for a, b in zip(cuts, cuts[1:], strict=False))
+
+
+@given(st.lists(st.integers(1, 2000), min_size=1, max_size=7), st.integers(1, 4))
+def test_windows_are_cut_as_cheaply_as_any_cut_is(lengths: list[int], largest: int) -> None:
+    lengths.sort()
+    cuts = cut(lengths, largest)
+    assert cuts[0] == 0
+    assert cuts[-1] == len(lengths)
+    assert all(0 < b - a <= largest for a, b in zip(cuts, cuts[1:], strict=False))
+    every = range(1 << (len(lengths) - 1))
+    choices = [[0, *(k + 1 for k in range(len(lengths) - 1) if mask >> k & 1), len(lengths)] for mask in every]
+    allowed = [c for c in choices if all(b - a <= largest for a, b in zip(c, c[1:], strict=False))]
+    assert _cost(lengths, cuts) == min(_cost(lengths, c) for c in allowed)
+
+
+def test_a_long_sample_does_not_pad_the_others() -> None:
+    assert cut([50, 52, 55, 60, 62, 65, 70, 420], 8) == [0, 7, 8]
+    assert cut([50, 52, 55, 60], 4) == [0, 4]
+    assert cut([50, 52, 55, 60], 2) == [0, 2, 4]
