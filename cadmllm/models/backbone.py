@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from cadmllm.errors import CadmllmError
 from cadmllm.models.rows import vocabulary_hash
+from cadmllm.places import bundled
 from cadmllm.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-TINY_BASE = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny-base"
+TINY_BASE = "checkpoints/tiny-base"  # what `model.llm = "tiny"` names
 ROWS_FILE = "cad_rows.safetensors"
 # what from_pretrained raises for files that are missing, cut short, of another model, or behind a network that is not there
 LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError, SafetensorError)
@@ -91,7 +92,7 @@ def load_backbone(settings: Settings, device: torch.device | None = None) -> Bac
 def _locate(name: str) -> tuple[str, Path | None]:
     """What to hand to transformers, and the folder if it is one."""
     if name == "tiny":
-        name = str(TINY_BASE)
+        name = str(bundled(TINY_BASE))
     folder = Path(name).expanduser()
     if folder.is_dir():
         missing = [part for part in ("config.json", "tokenizer.json") if not (folder / part).is_file()]
@@ -107,7 +108,7 @@ def _locate(name: str) -> tuple[str, Path | None]:
 
 def _unloadable(source: str, reason: str) -> CadmllmError:
     remedy = "give a folder with config.json, tokenizer.json and *.safetensors, or a hub name: `--set model.llm=Qwen/Qwen3-8B`"
-    if source not in ("tiny", str(TINY_BASE)):
+    if not source.endswith(str(TINY_BASE)):
         remedy += "; `--set model.llm=tiny` is the bundled base, which needs no download"
     return CadmllmError("E501", f"language model {source}: {reason}", remedy)
 
