@@ -51,7 +51,7 @@ def quantise(program: Program, grid: Grid = GRID) -> Quantised:
     for number, extrude in enumerate(program.extrudes):
         writer.extrude(extrude, number)
     if len(writer.out) == 1:
-        raise CadmllmError("E212", "every profile is finer than the grid (1/16384 of the longest side)", "leave this part out")
+        raise CadmllmError("E212", "no profile encloses an area on the grid (1/16384 of the longest side)", "leave this part out")
     writer.out.append(Instruction("end"))
     return Quantised(tuple(writer.out), frame, tuple(writer.notes))
 
@@ -76,13 +76,12 @@ def _farthest(profile: Profile, plane: Plane, height: float, center: tuple[float
     # along the axes for aligned planes; in any direction for tilted ones, whose canonical axes are not known here
     far = 0.0
     aligned = any(abs(abs(c) - 1.0) < 1e-9 for c in plane.normal)
-    for curve in profile.outer.curves:
-        points, radius = ([curve.center], curve.radius) if isinstance(curve, Circle) else ([curve.start, curve.end], 0.0)
-        if isinstance(curve, Arc):
-            points, radius = [*points, curve.mid], 0.0
-        for point in points:
+    for curve in (c for loop in (profile.outer, *profile.inner) for c in loop.curves):
+        for point in [curve.center] if isinstance(curve, Circle) else [curve.start, curve.end]:
             delta = [a - b for a, b in zip(plane.to_world(point, height), center, strict=True)]
-            far = max(far, radius + (max(map(abs, delta)) if aligned else math.hypot(*delta)))
+            far = max(far, max(map(abs, delta)) if aligned else math.hypot(*delta))
+        if isinstance(curve, Circle):
+            far = max(far, curve.radius / 2.0)  # a length reaches twice as far as a coordinate
     return far
 
 
@@ -189,7 +188,7 @@ class _Writer:
         for k, profile in enumerate(sketch.profiles):
             outer = _loop(profile.outer, flat, place.sign, self.unit, self.grid, "")
             if not outer:
-                self.notes.append(f"{where}: profile {k + 1} is finer than the grid and was left out")
+                self.notes.append(f"{where}: profile {k + 1} encloses no area on the grid and was left out")
                 continue
             holes = [_loop(loop, flat, place.sign, self.unit, self.grid, "hole_") for loop in profile.inner]
             if not all(holes):

@@ -279,3 +279,18 @@ def test_real_programs_are_short_and_true(shared):
         counts.append(len(encoded.tokens))
     assert len(counts) >= 45
     assert np.median(counts) <= 60
+
+
+@pytest.mark.parametrize("radius", [4.0, 10.0, 25.0])
+def test_a_round_part_fills_the_cube_like_any_other(radius):
+    height = 20.0
+    program = Program((extrude(Plane(), Profile(Loop((Circle((0.0, 0.0), radius),))), one=height),))
+    assert encode(program).transform.scale == pytest.approx(2.0 / max(2.0 * radius, height), rel=1e-12)
+
+
+def test_a_huge_circle_that_cuts_is_within_the_numbers():
+    cut = extrude(Plane(), Profile(Loop((Circle((0.0, 900.0), 899.0),))), op=Operation.CUT)
+    program = Program((extrude(Plane(), Profile(box(0, 0, 10, 10))), cut))
+    encoded = encode(program)
+    back = decode(encoded.tokens, encoded.transform)
+    assert back.extrudes[1].sketches[0].profiles[0].outer.curves[0].radius == pytest.approx(899.0, abs=0.1)
