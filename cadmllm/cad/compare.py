@@ -18,9 +18,9 @@ GRID = 96  # sampling positions along the longest side where a mesh is not a clo
 
 def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each point of a [N, 3], the distance [N] to its nearest point of b [M, 3], and that point's index [N]."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    distance, index = cKDTree(b).query(a)
+    distance, index = KDTree(b).query(a)
     return distance, index
 
 

@@ -19,8 +19,8 @@ from cadmllm.errors import CadmllmError
 if TYPE_CHECKING:
     from cadmllm.cad.mesh import Mesh
 
-DEFLECTION = 1e-3  # chords stay within 0.1 % of the longest side: 0.05 % of the volume for typical parts
-ANGLE = 0.3  # rad between neighbouring chords: a full circle has at least 21, however small it is
+DEFLECTION = 1e-3  # chords stay within 0.1 % of the longest side
+ANGLE = 0.2  # rad between neighbouring chords: a circle has at least 32, so that small holes are 0.7 % short of their area
 
 
 class Verdict(StrEnum):
@@ -218,11 +218,11 @@ def build_into(program: Program, files: dict[str, tuple[Path, str]], mesh: bool)
             output.write_step(shape, *files["step"])
     except BuildFailure as failure:
         return BuildResult(failure.verdict, failure.reason, seconds=time.perf_counter() - began)
-    for kind, encode in (("stl", lambda part, name: stl_bytes(part)), ("glb", glb_bytes)):
-        if kind in files:
+    for kind in ("stl", "glb"):
+        if kind in files and triangles is not None:
             path, name = files[kind]
             try:
-                path.write_bytes(encode(triangles, name))
+                path.write_bytes(stl_bytes(triangles) if kind == "stl" else glb_bytes(triangles, name))
             except OSError as error:
                 raise CadmllmError("E303", f"cannot write {path}: {error.strerror}", "free some space on that disk") from error
     seconds = time.perf_counter() - began

@@ -106,7 +106,9 @@ def stl_bytes(mesh: Mesh) -> bytes:
     """A binary STL file in millimetres."""
     import trimesh
 
-    return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).export(file_type="stl")
+    content = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).export(file_type="stl")
+    assert isinstance(content, bytes)
+    return content
 
 
 def glb_bytes(mesh: Mesh, name: str = "part") -> bytes:
@@ -115,13 +117,14 @@ def glb_bytes(mesh: Mesh, name: str = "part") -> bytes:
     Each B-rep face has vertices of its own: flat faces look flat and edges stay sharp in every viewer.
     """
     import trimesh
+    from trimesh.visual import TextureVisuals
     from trimesh.visual.material import PBRMaterial
 
     count = len(mesh.vertices)
     keys, where = np.unique(mesh.face_ids[:, None].astype(np.int64) * count + mesh.faces, return_inverse=True)
     x, y, z = mesh.vertices[keys % count].T / 1000.0
     steel = PBRMaterial(name="steel", baseColorFactor=[176, 190, 205, 255], metallicFactor=0.1, roughnessFactor=0.6)
-    look = trimesh.visual.TextureVisuals(material=steel)
+    look = TextureVisuals(material=steel)
     part = trimesh.Trimesh(np.column_stack([x, z, -y]), where.reshape(-1, 3), process=False, visual=look)
     scene = trimesh.Scene()
     scene.add_geometry(part, node_name=name, geom_name=name)

@@ -34,7 +34,7 @@ class Workshop:
     Args:
         workers: processes, >= 1; they start when the first job comes.
         timeout: seconds a build may take before it is killed (verdict TIMEOUT), > 0.
-        recycle: jobs after which a worker is replaced, >= 1: the kernel leaks.
+        recycle: jobs after which a worker is replaced, >= 1: what large parts leave behind in memory goes with it.
 
     A crash is verdict BUILD with the signal's name. Results come in the order of the jobs.
     """
@@ -94,7 +94,7 @@ class Workshop:
                         exhausted = True
                     else:
                         drawn = number + 1
-                        self._busy.append(self._worker().take(number, job, self.timeout))
+                        self._start(number, job)
                 if wanted in done:
                     wanted += 1
                     yield done.pop(wanted - 1)
@@ -107,8 +107,17 @@ class Workshop:
                 worker.kill()
             self._busy = []
 
-    def _worker(self) -> _Worker:
-        return self._idle.pop() if self._idle else _Worker(self._context)
+    def _start(self, number: int, job: Job) -> None:
+        drafts = Drafts(job)  # before a worker is taken: this is where an output folder that cannot be written is met
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.is_alive():
+                break
+            worker.kill()  # it died while idle, of nothing that this job did
+        else:
+            worker = _Worker(self._context)
+        self._busy.append(worker)
+        worker.take(number, job, drafts, self.timeout)
 
     def _collect(self, done: dict[int, BuildResult]) -> None:
         """Wait until a worker answers, dies or runs out of time, and take its result."""
@@ -138,13 +147,11 @@ class _Worker:
         self.job: Job | None = None
         self.drafts: Drafts | None = None
 
-    def take(self, number: int, job: Job, limit: float) -> _Worker:
+    def take(self, number: int, job: Job, drafts: Drafts, limit: float) -> None:
         """Give it a job; the time runs from when it is ready."""
-        self.number, self.job, self.limit = number, job, limit
-        self.drafts = Drafts(job)
+        self.number, self.job, self.drafts, self.limit = number, job, drafts, limit
         if self.ready:
             self._begin()
-        return self
 
     def _begin(self) -> None:
         self.ready = True
@@ -154,7 +161,7 @@ class _Worker:
             assert self.job is not None
             assert self.drafts is not None
             self.pipe.send((self.job.program, self.drafts.files, self.job.mesh, self.limit))
-        except OSError:  # it died while idle: its closed pipe is met when the result is read
+        except OSError:  # it died this moment: its closed pipe is met when the result is read
             self.deadline = time.monotonic() + GRACE
 
     def result(self) -> BuildResult | None:

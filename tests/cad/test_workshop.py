@@ -71,15 +71,25 @@ def test_jobs_are_drawn_lazily(workshop):
     assert workshop.build(BOX).ok
 
 
-def test_a_crash_is_a_verdict_and_the_others_go_on(workshop):
-    workshop.build(BOX)
-    os.kill(workshop._idle[-1].process.pid, signal.SIGSEGV)
-    results = list(workshop.map([Job(box(1.0)), Job(box(2.0)), Job(box(3.0))]))
-    crashed = [result for result in results if not result.ok]
-    assert [result.verdict for result in crashed] == [Verdict.BUILD]
-    assert "SIGSEGV" in crashed[0].reason
-    assert sum(result.ok for result in results) == 2
+def test_a_crash_is_a_verdict_and_the_others_go_on(workshop, tmp_path: Path):
+    assert all(result.ok for result in workshop.map([Job(BOX)] * 8))  # both workers are ready
+    results = workshop.map([Job(box(1.0)), Job(slow(), step=tmp_path / "s.step"), Job(box(2.0)), Job(box(3.0))])
+    assert next(results).ok
+    (victim,) = (worker for worker in workshop._busy if worker.number == 1)
+    os.kill(victim.process.pid, signal.SIGSEGV)
+    crashed, *others = results
+    assert crashed.verdict is Verdict.BUILD
+    assert "SIGSEGV" in crashed.reason
+    assert [result.volume for result in others] == pytest.approx([2.0, 3.0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_died_idle_is_replaced_unseen(workshop):
     assert workshop.build(BOX).ok
+    for worker in workshop._idle:
+        os.kill(worker.process.pid, signal.SIGKILL)
+        worker.process.join()
+    assert [result.ok for result in workshop.map([Job(BOX)] * 4)] == [True] * 4
 
 
 def test_a_build_beyond_the_limit_is_killed_and_leaves_no_file(tmp_path: Path):
@@ -165,7 +175,9 @@ def test_an_output_that_cannot_be_written_is_an_error_and_the_workshop_lives(wor
     with pytest.raises(CadmllmError) as caught:
         workshop.build(BOX, step=tmp_path / "no" / "a.step")
     assert caught.value.code == "E303"
+    running = [worker.process.pid for worker in workshop._idle]
     assert workshop.build(BOX).ok
+    assert [worker.process.pid for worker in workshop._idle] == running  # none was lost
 
 
 def test_two_maps_at_once_are_refused(workshop):
