@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from cadmllm.cad.workshop import Job, Workshop
 
 from cadmllm.cad.compare import mesh_iou
 from cadmllm.cad.deepcad_vec import from_vec, to_vec
@@ -34,6 +33,7 @@ from cadmllm.cad.quantise import quantise
 from cadmllm.cad.realise import realise
 from cadmllm.cad.tokens import spell
 from cadmllm.cad.vocabulary import GRID, Grid
+from cadmllm.cad.workshop import Job, Workshop
 from cadmllm.errors import CadmllmError
 
 

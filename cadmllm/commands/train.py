@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -99,7 +99,7 @@ def _usage(message: str, remedy: str) -> CadmllmError:
 
 
 @contextlib.contextmanager
-def opened(settings: Settings, numbers: list[int], console: Console) -> Iterator[tuple[Settings, DataSet]]:
+def opened(settings: Settings, numbers: list[int], console: Console) -> Generator[tuple[Settings, DataSet], None, None]:
     """The data set to train on: the one of the settings, or generated parts in a temporary folder (`data.synthetic`)."""
     from cadmllm.corpus.layout import open_dataset
 
