@@ -61,16 +61,12 @@ class Situation:
     Attributes:
         settings: resolved; None when pydantic, which they are made with, cannot be imported.
         stages: the stages that are to be trained, ascending; those with 0 epochs are left out.
-        explicit: whether a stage was asked for by name.
         broken: import names of required packages that cannot be imported.
-        torch_cuda: the CUDA version that torch was built for, None for a CPU build or an unknown one.
     """
 
     settings: Settings | None
     stages: tuple[int, ...] = (1, 2, 3)
-    explicit: bool = False
     broken: set[str] = field(default_factory=set)
-    torch_cuda: str | None = None
 
     @property
     def needed(self) -> Settings:

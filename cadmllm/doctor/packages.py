@@ -72,9 +72,7 @@ for pair in sys.argv[1:]:
     name, module = pair.split("=")
     say(begin=name)
     try:
-        found = importlib.import_module(module)
-        if name == "torch":
-            say(cuda=found.version.cuda)
+        importlib.import_module(module)
     except BaseException as error:
         say(error=name, type=type(error).__name__, text=str(error)[:400])
     else:
@@ -84,7 +82,7 @@ for pair in sys.argv[1:]:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Why a package cannot be imported, and the module name that the error says is missing, if it does."""
+    """A package that cannot be imported, and why."""
 
     name: str
     reason: str
@@ -99,8 +97,7 @@ def check_packages(situation: Situation) -> Outcome:
     findings, missing = _versions(ranges)
     with ThreadPoolExecutor(2) as pool:
         tried = list(pool.map(lambda chain: try_chain({n: m for n, m in chain.items() if n not in missing}), (heavy, light)))
-    trials = [trial for found, _ in tried for trial in found]
-    situation.torch_cuda = next((cuda for _, cuda in tried if cuda), None)
+    trials = [trial for found in tried for trial in found]
     broken = missing | {trial.name for trial in trials}
     modules = {name: module.partition(".")[0] for name, module in {**heavy, **light}.items()}
     situation.broken = {modules[name] for name in broken & modules.keys()}
@@ -108,22 +105,17 @@ def check_packages(situation: Situation) -> Outcome:
     return Outcome(f"{len(modules)} required packages import", tuple(findings))
 
 
-def try_chain(chain: dict[str, str]) -> tuple[list[Trial], str | None]:
+def try_chain(chain: dict[str, str]) -> list[Trial]:
     """Imports a chain of packages in one process; a crash or a hang is blamed on the package that was begun last,
     and the rest goes on in another process.
-
-    Returns:
-        The failures, and the CUDA version that torch was built for (None where it was not said).
     """
     failures: list[Trial] = []
-    cuda: str | None = None
     left = dict(chain)
     while left:
         probe = run_probe(_SCRIPT, *(f"{name}={module}" for name, module in left.items()), seconds=LIMIT)
         begun = ""
         for line in probe.lines:
             begun = line.get("begin", begun)
-            cuda = line.get("cuda", cuda)
             if "error" in line:
                 failures.append(Trial(line["error"], f"{line['type']}: {line['text']}"))
             if "error" in line or "done" in line:
@@ -134,7 +126,7 @@ def try_chain(chain: dict[str, str]) -> tuple[list[Trial], str | None]:
             left.pop(blamed)
         elif left:
             break
-    return failures, cuda
+    return failures
 
 
 def required_ranges() -> dict[str, str]:

@@ -29,8 +29,7 @@ def test_each_failure_is_blamed_on_its_package_and_the_rest_goes_on(fake):
     fake("fine_two", "")
     fake("aborter", "import os, sys\nprint('last words', file=sys.stderr, flush=True)\nos._exit(7)")
     chain = {name: name for name in ("fine_one", "gone_bad", "crasher", "quitter", "fine_two", "aborter")}
-    failures, cuda = try_chain(chain)
-    assert cuda is None
+    failures = try_chain(chain)
     assert [trial.name for trial in failures] == ["gone_bad", "crasher", "quitter", "aborter"]
     reasons = {trial.name: trial.reason for trial in failures}
     assert reasons["gone_bad"] == "ModuleNotFoundError: No module named 'does_not_exist'"
@@ -43,15 +42,16 @@ def test_a_hanging_package_is_stopped(fake, monkeypatch):
     monkeypatch.setattr(packages, "LIMIT", 1.0)
     fake("sleeper", "import time\ntime.sleep(60)")
     fake("fine_one", "")
-    failures, _ = try_chain({"sleeper": "sleeper", "fine_one": "fine_one"})
+    failures = try_chain({"sleeper": "sleeper", "fine_one": "fine_one"})
     assert [trial.name for trial in failures] == ["sleeper"]
     assert "no answer within 1 s" in failures[0].reason
 
 
-def findings_of(monkeypatch, trials: list[Trial], settings: Settings | None = None, cuda: str | None = None):
-    monkeypatch.setattr(
-        packages, "try_chain", lambda chain: ([t for t in trials if t.name in chain], cuda if "torch" in chain else None)
-    )
+def findings_of(monkeypatch, trials: list[Trial], settings: Settings | None = None):
+    def try_chain(chain):
+        return [trial for trial in trials if trial.name in chain]
+
+    monkeypatch.setattr(packages, "try_chain", try_chain)
     situation = Situation(settings)
     return check_packages(situation).findings, situation
 
@@ -80,12 +80,6 @@ def test_one_cause_is_said_once(monkeypatch):
     findings, situation = findings_of(monkeypatch, trials)
     assert [f.message for f in findings] == ["numpy cannot be imported: RuntimeError: numpy is broken"]
     assert "torch" in situation.broken
-
-
-def test_the_cuda_version_of_torch_is_passed_on(monkeypatch):
-    findings, situation = findings_of(monkeypatch, [], cuda="12.8")
-    assert not findings
-    assert situation.torch_cuda == "12.8"
 
 
 def test_versions_outside_the_range_and_missing_packages(monkeypatch):
