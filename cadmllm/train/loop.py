@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cadmllm.errors import CadmllmError, Exit
-from cadmllm.models.stages import STEPS, is_complete
+from cadmllm.models.stages import STAGE_NAMES, STEPS, is_complete
 from cadmllm.settings import Settings
 from cadmllm.train import report
 from cadmllm.train.checkpoint import discard, finish_stage, save_step, sweep
@@ -110,7 +110,7 @@ def train(
                     session = open_session(settings, stage, start, dataset, console)
                 if overwrite:
                     discard(stage.folder)
-                results.append(StageRun(session, console, metrics, wandb, stop, validator, len(planned)).run())
+                results.append(StageRun(session, console, metrics, wandb, stop, validator).run())
                 del session
                 if stop.asked:
                     break
@@ -170,12 +170,11 @@ class StageRun:
         wandb: Wandb,
         stop: Interrupts,
         validator: Validator | None,
-        stages: int,
     ) -> None:
         self.session, self.console, self.metrics, self.wandb = session, console, metrics, wandb
         self.stop, self.validator = stop, validator
         self.known = len(session.dataset.problems)
-        self.label = f"stage {session.stage.number}" + (f" of {stages}" if stages > 1 else "")
+        self.label = f"stage {session.stage.number} of {len(STAGE_NAMES)}"
 
     def run(self) -> StageResult:
         """Train to the end of the stage, or save and return when asked to stop."""
