@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -202,7 +203,7 @@ class StageRun:
                     saved = record["step"]
                 if self.stop.asked:
                     return self._interrupted(saved)
-        return self._finish()
+        return self._finish(saved)
 
     @staticmethod
     def _due(every: int, record: dict[str, Any]) -> bool:
@@ -255,13 +256,13 @@ class StageRun:
         s = self.session
         return validation_loss(s.engine, s.dataset, s.data.val_ids, s.stage, s.settings, s.collate)
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int) -> Path:
         self.metrics.sync()
         s = self.session
         figures = _figures(_of_stage(self.metrics.path, s.stage.number))
         meta = report.metadata(s, step, figures)
         keep = s.settings.train.save_total_limit
-        save_step(s.stage.folder, s.model, meta, s.place(step), s.engine.optimizer, s.infos, keep)
+        return save_step(s.stage.folder, s.model, meta, s.place(step), s.engine.optimizer, s.infos, keep)
 
     def _interrupted(self, step: int) -> StageResult:
         s = self.session
@@ -277,9 +278,10 @@ class StageRun:
         if len(found) > 3:
             self.console.warn(f"... and {len(found) - 3} more (cadmllm data check {self.session.settings.data.root})")
 
-    def _finish(self) -> StageResult:
+    def _finish(self, saved: int) -> StageResult:
         s = self.session
-        self.metrics.sync()
+        # validation and the judge take a while and may fail: the last steps must not be lost with them
+        last = self._save(s.windows.total) if saved < s.windows.total else None
         val_loss = self._validate()
         judged = self.validator(s.model, s.stage) if self.validator else {}
         s.model.train()
@@ -293,6 +295,8 @@ class StageRun:
             "README.md": report.model_card(s, meta),
         }
         finish_stage(s.stage.folder, s.model, meta, texts)
+        if last is not None:
+            shutil.rmtree(last)  # the stage folder holds the same weights now
         result = _summary(s.stage, self.metrics, True, val_loss, judged)
         self._say_unread()
         held_out = f", held out {val_loss['all']:.4f}" if val_loss else ""

@@ -17,6 +17,8 @@ from cadmllm.train.curriculum import Stage
 from cadmllm.train.guards import deaf_to_signals
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cadmllm.corpus.layout import DataSet
     from cadmllm.corpus.types import Batch, Sample
 
@@ -60,6 +62,7 @@ class Windows(Dataset[Window]):
         collate: Callable[[Sequence[Sample]], Batch],
     ) -> None:
         self.dataset, self.ids, self.stage, self.settings, self.collate = dataset, list(ids), stage, settings, collate
+        self._order: tuple[int, np.ndarray] | None = None
         self.window = settings.train.batch_size * settings.train.accumulation
         self.steps_per_epoch = -(-len(self.ids) // self.window)
         steps = self.steps_per_epoch * stage.epochs
@@ -72,8 +75,9 @@ class Windows(Dataset[Window]):
         """Epoch (from 0) of a step, the places it takes in the epoch's order, and the indices of its ids."""
         epoch, within = divmod(step, self.steps_per_epoch)
         places = range(within * self.window, min((within + 1) * self.window, len(self.ids)))
-        permutation = order.epoch_order(len(self.ids), self.settings.train.seed, self.stage.number, epoch)
-        return epoch, list(places), [int(permutation[place]) for place in places]
+        if self._order is None or self._order[0] != epoch:  # kept: sorting 453,000 ids takes longer than a step
+            self._order = (epoch, order.epoch_order(len(self.ids), self.settings.train.seed, self.stage.number, epoch))
+        return epoch, list(places), [int(self._order[1][place]) for place in places]
 
     def __getitem__(self, index: int) -> Window:
         step = index
