@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,8 +201,10 @@ def _with_lora(model: PreTrainedModel, settings: Settings, source: str) -> PreTr
         raise _unloadable(source, f"it has no linear layer called {absent[0]}: not a Qwen3-style model")
     lora, targets = settings.lora, list(LORA_TARGETS)
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
-    # it passes every other attribute on to the model inside
-    return cast("PreTrainedModel", get_peft_model(model, config))
+    with warnings.catch_warnings():  # peft asks transformers by a name that is about to go, which tells users nothing
+        warnings.simplefilter("ignore", FutureWarning)
+        # it passes every other attribute on to the model inside
+        return cast("PreTrainedModel", get_peft_model(model, config))
 
 
 def _fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
