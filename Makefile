@@ -30,14 +30,18 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
+# Check, train the three stages, answer from a text, a cloud and a picture that training never saw, and judge 20 held-out prompts.
+RUN := $(DEMO)/checkpoints
+HELD_OUT := $(shell sed -n 3p data/val.txt)
 demo: $(STAMP)
 	rm -rf $(DEMO)
 	$(BIN)/cadmllm doctor --preset tiny
-	$(BIN)/cadmllm train all --preset tiny --output_dir $(DEMO)/checkpoints
-	$(BIN)/cadmllm infer --preset tiny --output_dir $(DEMO)/checkpoints --out $(DEMO)/from-text \
-		--prompt "A flat round flange with a central hole and four bolt holes."
-	$(BIN)/cadmllm infer --preset tiny --output_dir $(DEMO)/checkpoints --out $(DEMO)/from-points --pc "$$(find data/pcd data/pointcloud -type f 2>/dev/null | sort | head -1)"
-	$(BIN)/cadmllm infer --preset tiny --output_dir $(DEMO)/checkpoints --out $(DEMO)/from-image --image "$$(find data/img -name '*.png' | sort | head -1)"
+	$(BIN)/cadmllm train all --preset tiny --output_dir $(RUN)
+	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-text --prompt "A rectangular plate with four corner holes."
+	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-points --pc data/pcd/$(HELD_OUT).npz
+	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-image --image data/img/$(HELD_OUT)_000.png
+	$(BIN)/python benchmarks/heldout.py --preset tiny --checkpoint $(RUN)/stage3_all_model --count 20 --least 0.5 --out $(DEMO)/held-out
+	@echo "look at: $(DEMO)/from-*/model.png, model.step, program.txt; $(DEMO)/held-out/sheet.png"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

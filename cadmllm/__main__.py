@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> int:
     """Runs the command line; says what to install where not even Typer is there."""
+    # OpenMP threads that spin at every barrier make a step 15 times slower beside another process; read when torch loads
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from cadmllm import cli
     except ModuleNotFoundError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,8 +45,6 @@ def train(
     shared: Shared = ctx.obj
     numbers = stage_numbers(stages or [], shared.start_from_stage)
     settings, console = shared.settings(), shared.console
-    # threads that spin at every barrier made a step 10 times slower beside another process on 2 cores; read when torch loads
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from cadmllm.train import loop
 
     with opened(settings, numbers, console) as (settings, dataset):
