@@ -154,6 +154,7 @@ class InferSettings(Group):
     out: Path = Field(Path("out"), description="folder for program.json, model.step and model.png")
     max_new_tokens: int = Field(512, ge=16, le=16384, description="longest answer, end token included")
     temperature: float = Field(0.0, ge=0.0, le=5.0, description="0 is greedy")
+    attempts: int = Field(4, ge=1, le=64, description="answers drawn until the kernel makes a solid of one")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus of sampling")
     seed: int = Field(0, ge=0, description="of sampling")
 

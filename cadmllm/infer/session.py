@@ -8,17 +8,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cadmllm.cad.kernel import Verdict
 from cadmllm.cad.workshop import Workshop
 from cadmllm.infer.answer import check_out, checkpoint_hash, deliver, shown
-from cadmllm.infer.generate import generate
+from cadmllm.infer.generate import Answer, generate
 from cadmllm.infer.inputs import check_modalities, read_cloud, sample_of
+from cadmllm.infer.judge import judge
 from cadmllm.models.fusion import CadMLLM, build_model
 from cadmllm.models.stages import MANIFEST, newest_complete_stage, sha256, verify
 from cadmllm.models.weights import load_model
 
 if TYPE_CHECKING:
     from cadmllm.console import Console
-    from cadmllm.settings import Settings
+    from cadmllm.corpus.types import Sample
+    from cadmllm.settings import InferSettings, Settings
+
+RETRY_TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +85,6 @@ def run(settings: Settings, console: Console, prompt: str | None, images: Sequen
     if cloud is not None and trained_with != settings.model.point_count:
         # it was read before the model, so that a broken file costs no waiting; the checkpoint decides how many points
         sample = replace(sample, clouds=(read_cloud(cloud, trained_with, asked.seed),))
-    began = time.perf_counter()
-    (answer,) = generate(
-        checkpoint.model,
-        [sample],
-        max_new_tokens=asked.max_new_tokens,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        seed=asked.seed,
-    )
     record = {
         "prompt": sample.caption,
         "inputs": [_input(path, "image") for path in images] + ([_input(cloud, "point cloud")] if cloud else []),
@@ -104,10 +100,34 @@ def run(settings: Settings, console: Console, prompt: str | None, images: Sequen
             "top_p": asked.top_p,
             "max_new_tokens": asked.max_new_tokens,
         },
-        "generate_seconds": round(time.perf_counter() - began, 3),
     }
     with Workshop(1, settings.kernel.timeout) as workshop:
+        began = time.perf_counter()
+        answer, record["attempts"] = first_solid(checkpoint.model, sample, asked, workshop, console)
+        record["generate_seconds"] = round(time.perf_counter() - began, 3)
         return deliver(answer, sample, asked.out, record, workshop)
+
+
+def first_solid(
+    model: CadMLLM, sample: Sample, asked: InferSettings, workshop: Workshop, console: Console
+) -> tuple[Answer, list[dict[str, Any]]]:
+    """The first answer that the kernel makes a solid of, or the last one tried, and what was tried.
+
+    The first attempt is as asked for. Each further one (up to `infer.attempts`) draws with the next seed, at a temperature of
+    at least `RETRY_TEMPERATURE`, since a greedy answer would only repeat itself; it is said.
+    """
+    tried: list[dict[str, Any]] = []
+    while True:
+        seed = asked.seed + len(tried)
+        temperature = max(asked.temperature, RETRY_TEMPERATURE) if tried else asked.temperature
+        (answer,) = generate(
+            model, [sample], max_new_tokens=asked.max_new_tokens, temperature=temperature, top_p=asked.top_p, seed=seed
+        )
+        (result,) = judge([answer], workshop, [sample.clouds[0].transform if sample.clouds else None])
+        tried.append({"seed": seed, "temperature": temperature, "verdict": result.verdict.value, "reason": result.reason})
+        if result.verdict is Verdict.OK or len(tried) == asked.attempts:
+            return answer, tried
+        console.note(f"attempt {len(tried)}: {result.verdict.value} ({result.reason}); drawing another answer, seed {seed + 1}")
 
 
 def _input(path: Path, kind: str) -> dict[str, str]:
