@@ -38,8 +38,8 @@ demo: $(STAMP)
 	$(BIN)/cadmllm doctor --preset tiny
 	$(BIN)/cadmllm train all --preset tiny --output_dir $(RUN)
 	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-text --prompt "A rectangular plate with four corner holes."
-	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-points --pc data/pcd/$(HELD_OUT).npz
-	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-image --image data/img/$(HELD_OUT)_000.png
+	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-points --prompt "A heat sink with four fins." --pc data/pcd/$(HELD_OUT).npz
+	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-image --prompt "A heat sink with four fins." --image data/img/$(HELD_OUT)_000.png
 	$(BIN)/python benchmarks/heldout.py --preset tiny --checkpoint $(RUN)/stage3_all_model --count 20 --least 0.5 --out $(DEMO)/held-out
 	@echo "look at: $(DEMO)/from-*/model.png, model.step, program.txt; $(DEMO)/held-out/sheet.png"
 
