@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/representation.py --data ../shared/data/deepcad [--limit N] [--schemes ours deepcad8 ...] [--json]
 
 Each program is read, built and triangulated; then encoded, decoded, built and triangulated again with each scheme, and the two
-meshes are compared by mesh booleans (`cad.compare.mesh_iou`). A decoded program that does not build counts as IoU 0; one that the
-scheme cannot express at all (DeepCAD's caps) is counted apart and left out of its other columns. Schemes:
+meshes are compared by mesh booleans (`cad.compare.overlap`); *sampled* counts the pairs with a mesh that is not closed, whose
+IoU is a rough estimate. A decoded program that does not build counts as IoU 0; one that the scheme cannot express at all
+(DeepCAD's caps) is counted apart and left out of its other columns. Schemes:
 
     ours        one shared grid, 512 levels to half the longest side, 16 steps a level, decoded to the roundest number
     HALFxFINE   the same with other numbers of levels and steps (512x1 is one token a value)
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cadmllm.cad.compare import mesh_iou
+from cadmllm.cad.compare import overlap
 from cadmllm.cad.deepcad_vec import from_vec, to_vec
 from cadmllm.cad.omnicad import read_json
 from cadmllm.cad.program import Arc, Circle, Extent, Extrude, Line, Loop, Plane, Profile, Program, Sketch
@@ -45,6 +46,7 @@ class Row:
     program: Program | None
     iou: float = 0.0
     fault: str = ""
+    sampled: bool = False
 
 
 @dataclass
@@ -149,7 +151,8 @@ def measure(files: list[Path], schemes: list[str], workers: int) -> tuple[dict, 
                 result = next(results)
                 row.fault = "" if result.mesh is not None else f"{result.verdict} {result.reason}"
                 if good and result.mesh is not None:
-                    row.iou = float(mesh_iou(original.mesh, result.mesh))
+                    both = overlap(original.mesh, result.mesh)
+                    row.iou, row.sampled = float(both.iou), both.method == "sampled"
             if not good or any(np.isnan(tally.rows[k].iou) for tally in tallies.values()):
                 counts["no manifold"] += good
                 skip.add(k)
@@ -176,6 +179,7 @@ def summary(tally: Tally) -> dict:
         "iou_mean": round(float(iou.mean()), 4),
         "iou_p5": round(float(np.percentile(iou, 5)), 4),
         "below_0.9": round(float((iou < 0.9).mean()), 4),
+        "sampled": sum(row.sampled for row in rows),
         "not_built": round(float(np.mean([bool(row.fault) for row in rows])), 4),
     }
 
@@ -209,7 +213,10 @@ def main() -> None:
     counts, tallies, refused = measure(files, args.schemes, args.workers)
     report = {**counts, "schemes": {scheme: summary(tally) for scheme, tally in tallies.items()}, "refusals": refused}
     report["worst"] = {
-        scheme: sorted((round(row.iou, 4), name, row.fault) for row, name in zip(tally.rows, tally.names, strict=True))[:10]
+        scheme: sorted(
+            (round(row.iou, 4), name, row.fault or ("sampled" if row.sampled else ""))
+            for row, name in zip(tally.rows, tally.names, strict=True)
+        )[:10]
         for scheme, tally in tallies.items()
     }
     if args.tokenizer:

@@ -96,7 +96,8 @@ def overlap(a: Mesh, b: Mesh) -> Overlap:
     """Volumes of two parts and of what they share; the solids of one part are united first, so that overlaps count once.
 
     Exact mesh booleans (manifold3d) when all solids are closed manifolds, else a count of winding numbers at the points of a
-    grid (`GRID` along the longest side: about 1 % for compact parts, worse for thin ones); `method` says which.
+    grid (`GRID` along the longest side: about 1 % for compact parts, worse for thin ones, and far too little where a solid's
+    mesh has holes); `method` says which.
     """
     one, two = _united(a), _united(b)
     if one is None or two is None:

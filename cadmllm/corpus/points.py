@@ -100,7 +100,10 @@ def read_cloud(path: Path) -> RawCloud:
         raise CadmllmError("E404", f"{path} cannot be read: {error.strerror or error}", REMEDY) from error
     except (ValueError, KeyError, EOFError, SyntaxError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error) as error:
         # numpy's and zipfile's readers raise all of these on broken files
-        raise CadmllmError("E404", f"{path}: {str(error)[:200]}", REMEDY) from error
+        # numpy takes whatever it does not know for a pickle, and advises to load it unsafely
+        pickled = "pickle" in str(error)
+        said = "it is not an array of numbers in NumPy's format (pickled data is never loaded)" if pickled else str(error)[:200]
+        raise CadmllmError("E404", f"{path}: {said}", REMEDY) from error
     return RawCloud(points, normals, transform)
 
 

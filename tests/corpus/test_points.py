@@ -213,3 +213,17 @@ def test_damaged_ply_is_read_or_refused(place, noise, cut):
     except ValueError:
         return
     assert len({len(column) for column in found.values()}) == 1
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_nobody_is_advised_to_load_a_pickle(tmp_path, pickled):
+    path = tmp_path / "cloud.npy"
+    if pickled:
+        np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    else:
+        path.write_bytes(b"junk")
+    with pytest.raises(CadmllmError) as caught:
+        read_cloud(path)
+    assert caught.value.code == "E404"
+    assert "pickled data is never loaded" in caught.value.message
+    assert "unsafe" not in caught.value.message
