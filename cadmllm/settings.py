@@ -62,7 +62,12 @@ class DataSettings(Group):
     points: Path | None = Field(None, description="clouds; default root/pcd, else root/pointcloud")
     train: Path | None = Field(None, description="training ids: a text file, an id a line, or a caption file")
     val: Path | None = Field(None, description="held-out ids, likewise; default root/val.txt, else a fixed share")
+    test: Path | None = Field(None, description="ids for evaluation, never trained on; default root/test.txt if there is one")
+    exclude: Path | None = Field(None, description="ids that are left out of everything (data check --quarantine writes one)")
     val_share: float = Field(0.05, ge=0.0, le=0.5, description="share held out where there is no such list")
+    index: Path | None = Field(None, description="folder of the index; default ~/.cache/cadmllm (XDG_CACHE_HOME)")
+    features: Path | None = Field(None, description="cached encoder features, made by data encode; encoders are then not loaded")
+    draws: int = Field(0, ge=0, description="different draws of points an id has; 0: a new one at each visit")
     synthetic: int = Field(0, ge=0, description="train on so many generated parts made in a temporary root")
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, populate_by_name=True)

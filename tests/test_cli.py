@@ -309,5 +309,6 @@ def test_no_command_line_breaks_the_splitter(words):
 
 
 def test_every_command_module_is_registered():
-    modules = {path.stem for path in Path(cli.__file__).parent.joinpath("commands").glob("[a-z]*.py")}
+    folder = Path(cli.__file__).parent / "commands"
+    modules = {path.stem for path in folder.glob("[a-z]*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     assert modules == {module.__name__.rpartition(".")[2] for module in cli.COMMANDS}

@@ -43,7 +43,7 @@ HEAVY = {
 TORCH = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 LIGHT = [PACKAGE / name for name in ("cli.py", "errors.py", "console.py", "places.py", "flags.py", "__main__.py")]
-LIGHT += sorted((PACKAGE / "commands").glob("*.py"))
+LIGHT += sorted((PACKAGE / "commands").rglob("*.py"))
 
 
 def name_of(path: Path) -> str:
