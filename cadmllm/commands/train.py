@@ -101,7 +101,7 @@ def opened(settings: Settings, numbers: list[int], console: Console) -> Generato
     from cadmllm.corpus.layout import open_dataset
 
     if not settings.data.synthetic:
-        dataset = open_dataset(settings.data)
+        dataset = open_dataset(settings.data, console=console, workers=settings.kernel.workers)
         _say_problems(dataset, console)
         yield settings, dataset
         return

@@ -21,7 +21,7 @@ def check_data(situation: Situation) -> Outcome:
 
     dataset = open_dataset(settings.data)
     train_ids, val_ids = dataset.split()
-    have = {name: sum(name in dataset.modalities(id_) for id_ in train_ids) for name in ("text", *_WORDS)}
+    have = dataset.modality_counts(train_ids)
     findings = []
     for stage in plan_stages(settings, situation.stages):
         for name in stage.modalities:

@@ -30,7 +30,7 @@ from cadmllm.train.windows import Window, Windows, iterate
 
 if TYPE_CHECKING:
     from cadmllm.console import Console
-    from cadmllm.corpus.layout import DataSet
+    from cadmllm.corpus.layout import DataSet, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def dry_run(
             start = Start(stage.folder / STEPS, "its newest good save")
         else:
             start = starting_point(settings, planned, index, from_scratch)
-        data = stage_data(settings, stage, dataset, console)
+        data = stage_data(settings, stage, dataset)
         windows = Windows(dataset, data.train_ids, stage, settings, _no_collation)
         for line in report.plan_lines(settings, stage, start, data, windows):
             console.print(line)
@@ -174,7 +174,7 @@ class StageRun:
     ) -> None:
         self.session, self.console, self.metrics, self.wandb = session, console, metrics, wandb
         self.stop, self.validator = stop, validator
-        self.known = len(session.dataset.problems)
+        self.unread: list[Problem] = []
         self.label = f"stage {session.stage.number} of {len(STAGE_NAMES)}"
 
     def run(self) -> StageResult:
@@ -190,6 +190,7 @@ class StageRun:
             clock = time.perf_counter()
             for window in iterate(session.windows, session.begin, settings.train.workers):
                 lr = session.set_rates(window.step)
+                self.unread += window.problems
                 step = train_step(session.engine, window.batches)
                 now = time.perf_counter()
                 record = self._record(window, step, lr, now - clock)
@@ -227,6 +228,7 @@ class StageRun:
             "samples": samples,
             "mix": dict(sorted(window.mix.items())),
             "fell_back": window.fell_back,
+            "lost": window.lost,
             "seconds": seconds,
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
@@ -271,10 +273,10 @@ class StageRun:
         return _summary(s.stage, self.metrics, False)
 
     def _say_unread(self) -> None:
-        """Clouds and views that were there but could not be read (loader processes keep their own list; see `fell_back`)."""
-        found = self.session.dataset.problems[self.known :]
+        """What was there when the data was last looked at, and could not be read when its turn came."""
+        found = list({(problem.code, problem.where): problem for problem in self.unread}.values())
         for problem in found[:3]:
-            self.console.warn(f"shown without: {problem.code} {problem.message}")
+            self.console.warn(f"left out: {problem.code} {problem.message}")
         if len(found) > 3:
             self.console.warn(f"... and {len(found) - 3} more (cadmllm data check {self.session.settings.data.root})")
 

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cadmllm import __version__
+from cadmllm.corpus.fit import FRAME, feature_tokens, longest_target
 from cadmllm.settings import Settings
 from cadmllm.train.curriculum import Stage, Start
 from cadmllm.train.optim import ENCODER_STAGE, multiplier
-from cadmllm.train.session import FRAME, feature_tokens, longest_target
 
 if TYPE_CHECKING:
     from cadmllm.console import Console
@@ -40,7 +40,7 @@ def plan_lines(settings: Settings, stage: Stage, start: Start, data: StageData, 
     total, steps = steps_line(settings, stage, len(data.train_ids))
     codes = Counter(problem.code for problem in data.left_out)
     out = f"; left out {len(data.left_out)} ({', '.join(f'{c} x {n}' for c, n in codes.most_common())})" if codes else ""
-    features, longest = feature_tokens(settings, stage), longest_target(settings, stage)
+    features, longest = feature_tokens(settings, stage.probabilities), longest_target(settings, stage.probabilities)
     room = f"{longest} tokens a target = {train.max_seq_length} less {features} features, {FRAME} for the prompt"
     shown = ", ".join(f"{name} {share:.0%}" for name, share in stage.probabilities.items() if share > 0)
     missing, looked = windows.expected_fallbacks()
@@ -65,8 +65,9 @@ def plan_lines(settings: Settings, stage: Stage, start: Start, data: StageData, 
 def warnings(settings: Settings, stage: Stage, data: StageData, windows: Windows) -> list[str]:
     """What will probably disappoint, each with what to do."""
     found = []
+    have = windows.dataset.modality_counts(data.train_ids)
     for part in stage.modalities:
-        if part in PARTS and not any(part in windows.dataset.modalities(id_) for id_ in data.train_ids):
+        if part in PARTS and not have[part]:
             name, key = PARTS[part]
             found.append(
                 f"no training sample has a {name}: stage {stage.number} teaches the model nothing about it "

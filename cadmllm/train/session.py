@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cadmllm.corpus.batch import Collator
-from cadmllm.corpus.sample import usable_ids
+from cadmllm.corpus.fit import longest_target
 from cadmllm.errors import CadmllmError
 from cadmllm.models.fusion import build_model
 from cadmllm.models.stages import STEPS, verify
@@ -23,21 +23,19 @@ from cadmllm.train.step import Engine
 from cadmllm.train.windows import Windows
 
 if TYPE_CHECKING:
-    from cadmllm.console import Console, Progress
+    from cadmllm.console import Console
     from cadmllm.corpus.layout import DataSet, Problem
+    from cadmllm.corpus.roster import Ids
     from cadmllm.models.fusion import CadMLLM
-
-SOON_READ = 3000  # programs that are read in a few seconds: no progress bar
-FRAME = 64  # tokens kept free for the prompt's frame and a short caption
 
 
 @dataclass(slots=True)
 class StageData:
     """What a stage trains on: the usable ids, those left out with their reasons, and the held-out ones."""
 
-    train_ids: list[str]
+    train_ids: Ids
     left_out: list[Problem]
-    val_ids: list[str]
+    val_ids: Ids
 
 
 @dataclass(slots=True)
@@ -77,20 +75,16 @@ class Session:
         }
 
 
-def stage_data(settings: Settings, stage: Stage, dataset: DataSet, console: Console) -> StageData:
-    """Read every training program once, so that a broken or over-long one is known before the first step.
+def stage_data(settings: Settings, stage: Stage, dataset: DataSet) -> StageData:
+    """What the index says of the ids of a stage: a broken or over-long program is known before the first step.
 
     Raises:
         CadmllmError: E406 when nothing is left to train on.
     """
     train_ids, val_ids = dataset.split()
-    longest = longest_target(settings, stage)
-    if len(train_ids) < SOON_READ:
-        good, bad = usable_ids(dataset, train_ids, longest)
-    else:
-        with console.progress(len(train_ids), f"reading programs for stage {stage.number}") as bar:
-            good, bad = usable_ids(dataset, (_counted(id_, bar) for id_ in train_ids), longest)
-    usable_val, _ = usable_ids(dataset, val_ids[: 4 * settings.train.val_samples], longest)
+    longest = longest_target(settings, stage.probabilities)
+    good, bad = dataset.usable(train_ids, longest)
+    usable_val, _ = dataset.usable(val_ids[: 4 * settings.train.val_samples], longest)
     if not good:
         codes = Counter(problem.code for problem in bad)
         why = ", ".join(f"{code} x {count}" for code, count in codes.most_common(3)) or "no id has a caption and a program"
@@ -103,29 +97,13 @@ def stage_data(settings: Settings, stage: Stage, dataset: DataSet, console: Cons
     return StageData(good, bad, usable_val)
 
 
-def longest_target(settings: Settings, stage: Stage) -> int:
-    """Tokens a target may have: what the most features and a short prompt leave of `train.max_seq_length`."""
-    return settings.train.max_seq_length - feature_tokens(settings, stage) - FRAME
-
-
-def feature_tokens(settings: Settings, stage: Stage) -> int:
-    """Most placeholder tokens a prompt of the stage can hold."""
-    most = 0
-    for name, share in stage.probabilities.items():
-        if share > 0:
-            clouds = settings.model.point_tokens if "point_cloud" in name else 0
-            images = settings.model.image_tokens * settings.model.image_views if "image" in name else 0
-            most = max(most, clouds + images)
-    return most
-
-
 def open_session(settings: Settings, stage: Stage, start: Start, dataset: DataSet, console: Console) -> Session:
     """Load or build the model of a stage and everything around it, before its first step.
 
     Raises:
         CadmllmError: E406 (data), E501..E504 (model, checkpoint).
     """
-    data = stage_data(settings, stage, dataset, console)
+    data = stage_data(settings, stage, dataset)
     torch.manual_seed(settings.train.seed * 16 + stage.number)
     return _assemble(settings, stage, start, dataset, data)
 
@@ -136,7 +114,7 @@ def resume_session(settings: Settings, stage: Stage, dataset: DataSet, console: 
     Raises:
         CadmllmError: E604 when no save is whole; E605 when it was made under other settings; E406, E501, E504.
     """
-    data = stage_data(settings, stage, dataset, console)
+    data = stage_data(settings, stage, dataset)
     save = newest_save(stage.folder, console)
     if save is None:
         raise CadmllmError(
@@ -169,7 +147,3 @@ def _assemble(settings: Settings, stage: Stage, start: Start, dataset: DataSet, 
     mark = fingerprint(settings, stage.number, data.train_ids)
     return Session(settings, stage, start, dataset, data, model, collate, windows, engine, infos, mark)
 
-
-def _counted(id_: str, bar: Progress) -> str:
-    bar.advance()
-    return id_

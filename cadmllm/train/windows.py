@@ -11,7 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cadmllm.corpus import order
+from cadmllm.corpus.fit import longest_target
 from cadmllm.corpus.sample import draw_combination, load_sample
+from cadmllm.errors import CadmllmError
 from cadmllm.settings import Settings
 from cadmllm.train.curriculum import Stage
 from cadmllm.train.guards import deaf_to_signals
@@ -19,7 +21,7 @@ from cadmllm.train.guards import deaf_to_signals
 if TYPE_CHECKING:
     import numpy as np
 
-    from cadmllm.corpus.layout import DataSet
+    from cadmllm.corpus.layout import DataSet, Problem
     from cadmllm.corpus.types import Batch, Sample
 
 OVERHEAD = 256  # what a micro-batch costs beside its tokens, in tokens (kernel launches, Python)
@@ -34,12 +36,16 @@ class Window:
         batches: `train.accumulation` of `train.batch_size` samples, or more and smaller ones where that saves padding.
         mix: samples by what they really show.
         fell_back: samples that show less than was drawn for them (a modality is not there or unreadable).
+        lost: samples that were left out, as their program can no longer be read or no longer fits.
+        problems: why, of these and of what could not be read.
     """
 
     step: int
     batches: list[Batch]
     mix: Counter[str] = field(default_factory=Counter)
     fell_back: int = 0
+    lost: int = 0
+    problems: list[Problem] = field(default_factory=list)
 
 
 class Windows(Dataset[Window]):
@@ -61,7 +67,8 @@ class Windows(Dataset[Window]):
         settings: Settings,
         collate: Callable[[Sequence[Sample]], Batch],
     ) -> None:
-        self.dataset, self.ids, self.stage, self.settings, self.collate = dataset, list(ids), stage, settings, collate
+        self.dataset, self.ids, self.stage, self.settings, self.collate = dataset, ids, stage, settings, collate
+        self.longest = longest_target(settings, stage.probabilities)
         self._order: tuple[int, np.ndarray] | None = None
         self.window = settings.train.batch_size * settings.train.accumulation
         self.steps_per_epoch = -(-len(self.ids) // self.window)
@@ -82,15 +89,27 @@ class Windows(Dataset[Window]):
     def __getitem__(self, index: int) -> Window:
         step = index
         epoch, places, indices = self.positions(step)
+        known = len(self.dataset.problems)
         samples, fell_back = [], 0
         for place, index in zip(places, indices, strict=True):
-            sample, complete = self._sample(epoch, place, self.ids[index])
+            id_ = self.ids[index]
+            try:
+                sample, complete = self._sample(epoch, place, id_)
+            except CadmllmError as error:  # it could be read when the data was last looked at
+                self.dataset.note(error, id_)
+                continue
             samples.append(sample)
             fell_back += not complete
+        problems = self.dataset.problems[known:]
+        if not samples:
+            remedy = f"look at the data: cadmllm data check {self.settings.data.root}"
+            message = f"step {step + 1}: none of its {len(places)} samples can be read any more; the last: {problems[-1].message}"
+            raise CadmllmError("E406", message, remedy)
         samples.sort(key=self._length)
         cuts = cut([self._length(sample) for sample in samples], self.settings.train.batch_size)
         batches = [self.collate(samples[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
-        return Window(step, batches, Counter(sample.combination for sample in samples), fell_back)
+        mix = Counter(sample.combination for sample in samples)
+        return Window(step, batches, mix, fell_back, len(places) - len(samples), problems)
 
     def _sample(self, epoch: int, place: int, id_: str) -> tuple[Sample, bool]:
         where = {
@@ -103,6 +122,10 @@ class Windows(Dataset[Window]):
         model = self.settings.model
         shape = {"point_count": model.point_count, "views": model.image_views}
         sample = load_sample(self.dataset, id_, draw.shown, **where, **shape)
+        length = 0 if sample.target is None else len(sample.target)
+        if length > self.longest:
+            message = f"{id_}: the target has {length} tokens now, more than {self.longest}"
+            raise CadmllmError("E602", message, f"cadmllm data check {self.settings.data.root}")
         return sample, sample.combination == draw.wanted
 
     def _length(self, sample: Sample) -> int:
