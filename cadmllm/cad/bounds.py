@@ -21,14 +21,14 @@ def program_box(program: Program) -> Box:
 
 def extrude_box(extrude: Extrude) -> Box:
     """The exact axis-aligned box of one extrusion, mm."""
-    low, high = extrude.extent.interval
-    boxes = []
+    heights = extrude.extent.interval
+    lows, highs = [math.inf] * 3, [-math.inf] * 3
     for sketch in extrude.sketches:
-        for profile in sketch.profiles:
-            for curve in profile.outer.curves:
-                for height in (low, high):
-                    boxes.append(_curve_box(curve, sketch.plane, height))
-    return _union(boxes)
+        curves = [curve for profile in sketch.profiles for curve in profile.outer.curves]
+        for axis in range(3):
+            values = _along_axis(curves, sketch.plane, heights, axis)
+            lows[axis], highs[axis] = min(lows[axis], min(values)), max(highs[axis], max(values))
+    return (lows[0], lows[1], lows[2]), (highs[0], highs[1], highs[2])
 
 
 def curve_extremes(curve: Curve, direction: Point2) -> Iterator[Point2]:
@@ -50,16 +50,13 @@ def curve_extremes(curve: Curve, direction: Point2) -> Iterator[Point2]:
                 yield cx + sign * r * direction[0], cy + sign * r * direction[1]
 
 
-def _curve_box(curve: Curve, plane: Plane, height: float) -> Box:
-    lows, highs = [], []
-    for axis in range(3):
-        u, v = plane.x_axis[axis], plane.y_axis[axis]
-        length = math.hypot(u, v)
-        direction = (u / length, v / length) if length > 1e-12 else (1.0, 0.0)
-        values = [plane.to_world(point, height)[axis] for point in curve_extremes(curve, direction)]
-        lows.append(min(values))
-        highs.append(max(values))
-    return (lows[0], lows[1], lows[2]), (highs[0], highs[1], highs[2])
+def _along_axis(curves: list[Curve], plane: Plane, heights: tuple[float, float], axis: int) -> list[float]:
+    """Coordinates on a space axis among which those of least and greatest reach are; computed as `Plane.to_world` does."""
+    u, v, n, o = plane.x_axis[axis], plane.y_axis[axis], plane.normal[axis], plane.origin[axis]
+    length = math.hypot(u, v)
+    direction = (u / length, v / length) if length > 1e-12 else (1.0, 0.0)
+    points = [point for curve in curves for point in curve_extremes(curve, direction)]
+    return [o + x * u + y * v + height * n for height in heights for x, y in points]
 
 
 def _union(boxes: list[Box]) -> Box:

@@ -12,6 +12,7 @@ from cadmllm.errors import CadmllmError
 
 RESOLUTION = 2.5e-5  # mm: files round points to 1e-8 m, so that two roundings of one point can be this far apart
 FACETS = 16  # chords an arc or a circle is drawn with where only inside and outside matter
+MOST_WITHIN = 100_000  # pairs of loops of a profile of which one may lie within the other; 10,000 holes of a plate make 10,000
 
 Polygon = list[Point2]
 
@@ -121,38 +122,45 @@ def area(corners: Polygon) -> float:
     return 0.5 * sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(corners, corners[1:] + corners[:1], strict=True))
 
 
-def inside(point: Point2, corners: Polygon) -> bool:
-    """Whether the point lies inside, by counting crossings of a ray to the right."""
-    x, y = point
-    odd = False
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
-        if (y0 > y) != (y1 > y) and x < x0 + (y - y0) / (y1 - y0) * (x1 - x0):
-            odd = not odd
-    return odd
+def inside(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Which of the points [N, 2] lie inside a polygon [M, 2], by counting crossings of a ray to the right: bool [N]."""
+    x, y = points[:, :1], points[:, 1:]
+    (x0, y0), (x1, y1) = corners.T, np.roll(corners, -1, axis=0).T
+    across = (y0 > y) != (y1 > y)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # of sides that the ray does not meet
+        right = x < x0 + (y - y0) / (y1 - y0) * (x1 - x0)
+    return (across & right).sum(axis=1) % 2 == 1
 
 
-def _contains(outer: Polygon, inner: Polygon) -> bool:
+def _contains(outer: np.ndarray, inner: np.ndarray) -> bool:
     """Whether most corners and mid-sides of `inner` lie inside `outer`: loops may touch, but a region's do not cross."""
-    middles = [((a[0] + b[0]) / 2.0, (a[1] + b[1]) / 2.0) for a, b in zip(inner, inner[1:] + inner[:1], strict=True)]
-    probes = inner + middles
+    probes = np.concatenate([inner, (inner + np.roll(inner, -1, axis=0)) / 2.0])
     probes = probes[:: max(1, len(probes) // 64)]
-    return 2 * sum(inside(point, outer) for point in probes) > len(probes)
+    return 2 * int(inside(probes, outer).sum()) > len(probes)
 
 
-def nest(loops: list[Loop]) -> tuple[Profile, ...]:
+def nest(loops: list[Loop], at: str = "the profile") -> tuple[Profile, ...]:
     """Profiles from loops of which nobody said which is a hole: a loop inside an odd number of others is one.
 
     Outer loops and the holes of each keep the order they came in. Several outer loops give several profiles.
+
+    Raises:
+        CadmllmError: E212 when the loops lie within one another so often that telling them apart would take minutes.
     """
     if len(loops) == 1:
         return (Profile(loops[0]),)
-    shapes = [polygon(loop) for loop in loops]
-    sizes = np.array([abs(area(shape)) for shape in shapes])
+    drawn = [polygon(loop) for loop in loops]
+    sizes = np.array([abs(area(shape)) for shape in drawn])
+    shapes = [np.array(shape) for shape in drawn]
     low, high = (np.array([edge(shape, axis=0) for shape in shapes]) for edge in (np.min, np.max))
     parents: list[list[int]] = []
+    asked = 0
     for i, shape in enumerate(shapes):
         slack = 1e-3 * np.max(high[i] - low[i])  # chords of a circle fall short of it
         around = (sizes > sizes[i]) & np.all(low - slack <= low[i], axis=1) & np.all(high[i] <= high + slack, axis=1)
+        asked += int(around.sum())
+        if asked > MOST_WITHIN:
+            raise CadmllmError("E212", f"{at} has {len(loops):,} loops within one another", "leave this file out of the data set")
         parents.append([j for j in np.flatnonzero(around).tolist() if _contains(shapes[j], shape)])
     outers = [i for i, above in enumerate(parents) if len(above) % 2 == 0]
     holes: dict[int, list[Loop]] = {i: [] for i in outers}

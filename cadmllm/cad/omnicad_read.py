@@ -41,6 +41,8 @@ from cadmllm.errors import CadmllmError
 MM = 1000.0  # millimetres a metre
 LARGEST_FILE = 64 * 2**20  # bytes; the longest real program has 0.6 MB
 MOST_CURVES = 100_000  # a program; the longest real one has 1,500. A small file can name one sketch a million times
+MOST_LOOPS = 10_000  # a profile; what is looked for among them and among the curves of a loop takes the square of their number
+LONGEST_LOOP = 5_000  # curves; the longest real one has 428
 SKEW = 1e-4  # how far the axes of a real transform may be from orthogonal unit vectors
 
 Known = dict[tuple[str, str], tuple[Plane, tuple[Profile, ...]]]  # (sketch, profile): what they were read as
@@ -277,7 +279,9 @@ def _profiles(entities: dict[str, Any], sketch_id: str, profile_id: str, at: str
     stored = _field(profile, "loops", list, at_profile)
     if not stored:
         raise CadmllmError("E209", f"{at_profile} has no loop", LEAVE_OUT)
-    return plane, nest([_loop(loop, f"{at_profile}, loop {k + 1}") for k, loop in enumerate(stored)])
+    if len(stored) > MOST_LOOPS:
+        raise CadmllmError("E212", f"{at_profile} has {len(stored):,} loops", LEAVE_OUT)
+    return plane, nest([_loop(loop, f"{at_profile}, loop {k + 1}") for k, loop in enumerate(stored)], at_profile)
 
 
 def _plane(data: dict[str, Any], at: str) -> Plane:
@@ -301,6 +305,8 @@ def _loop(data: object, at: str) -> Loop:
     if not isinstance(data, dict):
         raise _schema(at, "the loop is not an object")
     stored = _field(data, "profile_curves", list, at)
+    if len(stored) > LONGEST_LOOP:
+        raise CadmllmError("E212", f"{at} has {len(stored):,} curves", LEAVE_OUT)
     curves = [_curve(curve, f"{at}, curve {k + 1}") for k, curve in enumerate(stored)]
     return chain(curves, at)
 

@@ -6,17 +6,22 @@ further keys that begin with 'text caption' ('text caption dimensioned'), or in 
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cadmllm.corpus.facts import Flaw
 from cadmllm.corpus.prompt import LONGEST_CAPTION
+from cadmllm.corpus.rawfile import json_of, other_encoding, read_raw
 from cadmllm.errors import CadmllmError
 
 CAPTION = "text caption"
 LARGEST_FILE = 2**30  # bytes; a real shard of 10,000 captions has a few megabytes
+LARGEST_LIST = 2**27  # bytes of a list of ids
+MOST_FLAWS = 20_000  # that are kept one by one of a file
 
+REMEDY = f'it must be a list of {{"id": "0000/00000001", "{CAPTION}": "..."}}'
 Note = tuple[str, str, str]  # (code, where, message)
 
 
@@ -51,26 +56,81 @@ def read_captions(path: Path) -> tuple[dict[str, tuple[str, ...]], list[Note]]:
         CadmllmError: E401 when there is no such file, E402 when one is not a JSON list.
     """
     files = [path] if path.is_file() else sorted(_json_files(path))
-    found: dict[str, list[str]] = {}
+    found: dict[str, tuple[str, ...]] = {}
     notes: list[Note] = []
     for file in files:
-        for number, entry in enumerate(read_list(file), 1):
-            at = f"{file}: entry {number}"
-            if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
-                notes.append(("E402", str(file), f"{at} is not an object with an id"))
-                continue
-            id_ = entry["id"]
-            if reason := unsafe(id_):
-                notes.append(("E403", id_[:80], f"{at}: {reason}: {id_[:80]!r}"))
-                continue
-            texts = [v for k, v in entry.items() if k.startswith(CAPTION) and isinstance(v, str) and v.strip()]
-            usable = [text for text in texts if len(text) <= LONGEST_CAPTION]
-            if not usable:
-                why = "its caption is too long" if texts else f"it has no {CAPTION!r}"
-                notes.append(("E408", id_, f"{at} ({id_}): {why}"))
-                continue
-            found.setdefault(id_, []).extend(usable)
-    return {id_: tuple(texts) for id_, texts in found.items()}, notes
+        captions, flaws = examine_captions(file)
+        for flaw in flaws:
+            if flaw.level == "fail":
+                raise CadmllmError("E402", flaw.message, REMEDY)
+            if flaw.level == "warn":
+                notes.append((flaw.code, flaw.path, flaw.message))
+        for id_, texts in captions.items():
+            found[id_] = (*found.get(id_, ()), *texts)
+    return found, notes
+
+
+def examine_captions(path: Path) -> tuple[dict[str, tuple[str, ...]], tuple[Flaw, ...]]:
+    """The captions in a file, and everything that is wrong with it.
+
+    A flaw of the file ('fail': E402, E410, E420 to E422, E424) leaves no caption of it; one of an entry ('warn': E403, E408,
+    E416) leaves the others. The path of an entry's flaw is its id, where it has one that is safe to name.
+
+    Returns:
+        (id -> different captions, the main one first and without halves of surrogate pairs; flaws).
+    """
+    flaws: list[Flaw] = []
+    try:
+        entries = _entries(path, flaws)
+    except CadmllmError as error:
+        return {}, (Flaw(error.code, "fail", str(path), error.message),)
+    found: dict[str, dict[str, None]] = {}
+    again: dict[str, bool] = {}  # ids with several entries: whether a text stands twice
+    for number, entry in enumerate(entries, 1):
+        at = f"{path}: entry {number}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+            flaws.append(Flaw("E408", "warn", str(path), f"{at} is not an object with an id"))
+            continue
+        id_ = entry["id"]
+        if reason := unsafe(id_):
+            flaws.append(Flaw("E403", "warn", str(path), f"{at}: {reason}: {ascii(id_)[:80]}"))
+            continue
+        texts = list(_texts(entry, f"{at} ({id_})", id_, flaws))
+        if not texts:
+            continue
+        known = found.setdefault(id_, {})
+        if known:
+            again[id_] = again.get(id_, False) or any(text in known for text in texts)
+        known.update(dict.fromkeys(texts))
+    for id_, same in again.items():
+        what = "the same caption twice: the second is left out" if same else "several entries: all of them are its captions"
+        flaws.append(Flaw("E416", "warn" if same else "info", id_, f"{path}: {id_} has {what}"))
+    if len(flaws) > MOST_FLAWS:
+        last = flaws[MOST_FLAWS]
+        flaws[MOST_FLAWS:] = [Flaw(last.code, last.level, last.path, f"{path}: {len(flaws) - MOST_FLAWS:,} flaws more")]
+    return {id_: tuple(texts) for id_, texts in found.items()}, tuple(flaws)
+
+
+def _texts(entry: dict[str, object], at: str, id_: str, flaws: list[Flaw]) -> Iterator[str]:
+    """The usable captions of an entry; why others are not usable becomes a flaw."""
+    keys = [key for key in entry if key.startswith(CAPTION)]
+    if not keys:
+        flaws.append(Flaw("E408", "warn", id_, f"{at} has no {CAPTION!r}"))
+    for key in keys:
+        text = entry[key]
+        if not isinstance(text, str):
+            why = f"is {type(text).__name__}, not text"
+        elif not any(char.isprintable() and char != " " for char in text):
+            why = "is blank"
+        elif len(text) > LONGEST_CAPTION:
+            why = f"has {len(text):,} characters, more than {LONGEST_CAPTION:,}"
+        else:
+            whole = text.encode("utf-8", "replace").decode("utf-8")
+            if whole != text:
+                flaws.append(Flaw("E410", "warn", id_, f"{at}: {key[:40]!r} holds halves of characters: '?' stands for them"))
+            yield whole
+            continue
+        flaws.append(Flaw("E408", "warn", id_, f"{at}: {ascii(key[:40])} {why}"))
 
 
 def read_ids(path: Path) -> IdList:
@@ -89,9 +149,11 @@ def read_ids(path: Path) -> IdList:
         names = [e["id"] if isinstance(e, dict) and isinstance(e.get("id"), str) else e for e in entries]
     else:
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CadmllmError("E407", f"{path} cannot be read as text: {error}", remedy) from error
+            text = read_raw(path, LARGEST_LIST, "E407", remedy).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise CadmllmError("E407", f"{path} is not UTF-8 text: {error}", remedy) from error
+        except CadmllmError as error:
+            raise CadmllmError("E407", error.message, remedy) from error
         names = [name for line in text.splitlines() if (name := line.split("#", 1)[0].strip())]
     for name in names:
         if isinstance(name, str) and not unsafe(name):
@@ -110,17 +172,22 @@ def read_list(path: Path) -> list[object]:
     Raises:
         CadmllmError: E402 when it cannot be read or is no list.
     """
-    remedy = f'it must be a list of {{"id": "0000/00000001", "{CAPTION}": "..."}}'
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise CadmllmError("E402", f"{path} is larger than 1 GiB", "split it into shards, as txt/0000.json, txt/0001.json")
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CadmllmError("E402", f"{path} cannot be read: {error.strerror}", remedy) from error
-    except (ValueError, RecursionError) as error:  # ValueError covers broken JSON and broken text encodings
-        raise CadmllmError("E402", f"{path} is not JSON: {str(error)[:120]}", remedy) from error
+        return _entries(path, [])
+    except CadmllmError as error:
+        raise CadmllmError("E402", error.message, error.remedy) from error
+
+
+def _entries(path: Path, flaws: list[Flaw]) -> list[object]:
+    """The list in a caption file; E402, E410, E420 to E422 or E424 when there is none."""
+    notes: list[str] = []
+    raw = read_raw(path, LARGEST_FILE, "E402", REMEDY)
+    data = json_of(raw, path, "E402", REMEDY, notes)
     if not isinstance(data, list):
-        raise CadmllmError("E402", f"{path} holds {type(data).__name__}, not a list", remedy)
+        raise CadmllmError("E402", f"{path} holds {type(data).__name__}, not a list", REMEDY)
+    flaws += [Flaw("E402", "warn", str(path), note) for note in notes]
+    if encoding := other_encoding(raw):
+        flaws.append(Flaw("E410", "warn", str(path), f"{path} is {encoding}, not UTF-8: it is read, but not by every tool"))
     return data
 
 

@@ -5,44 +5,81 @@ Equal to the official processor (shortest side 256, bicubic; centre crop 224; /2
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
+from cadmllm.corpus.rawfile import AGAIN, ends_in_zeros, read_raw
 from cadmllm.errors import CadmllmError
 
 SHORTEST = 256  # the shortest side is scaled to this
 CROP = 224  # and the middle is cut out: 12.5 % of a square picture is lost on each side
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)  # of ImageNet, as in the official preprocessor_config.json
 DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+VERSION = 1  # of what both functions give; raise it when that changes, since cached features are then of other pixels
 LARGEST = 100_000_000  # pixels; more is a broken header or a bomb
+LARGEST_FILE = 2**29  # bytes
+# those that Pillow decodes by itself: a PostScript file named a.png would start another program
+_READERS = (PngImageFile, JpegImageFile, WebPImageFile, BmpImageFile, GifImageFile, TiffImageFile, PpmImageFile)
+FORMATS = tuple(reader.format for reader in _READERS)
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 def load_rgb(path: Path) -> np.ndarray:
     """A picture file as RGB uint8 [H, W, 3]: turned upright (EXIF), transparency laid on white.
 
     Raises:
-        CadmllmError: E405 naming the file, when it is missing, not a picture, cut short or larger than 100 megapixels.
+        CadmllmError: naming the file: E405 (missing, damaged or no picture), E420 (no regular file), E421 (empty), E424 (a
+            placeholder), E440 (cut short), E444 (more than 100 megapixels).
     """
     remedy = f"replace {path} by a PNG or JPEG, or leave it out"
+    raw = _read(path, remedy)
+    if raw.startswith(_PNG) and _PNG_END not in raw[-4096:]:
+        raise _cut(path, len(raw))
     try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > LARGEST:
-                raise CadmllmError("E405", f"{path}: {picture.width} x {picture.height} pixels are too many", remedy)
-            return np.asarray(_on_white(ImageOps.exif_transpose(picture)))
-    except FileNotFoundError as error:
-        raise CadmllmError("E405", f"{path}: no such picture", remedy) from error
+        with warnings.catch_warnings():
+            # Pillow's remarks on odd tags and large pictures are no message of ours: what matters is raised
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(raw), formats=FORMATS) as picture:
+                if picture.width * picture.height > LARGEST:
+                    raise _too_large(path, f"{picture.width} x {picture.height} pixels", remedy)
+                return np.asarray(_on_white(ImageOps.exif_transpose(picture)))
     except UnidentifiedImageError as error:
         raise CadmllmError("E405", f"{path}: not a picture", remedy) from error
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        Image.DecompressionBombError,
-    ) as error:  # Pillow's readers raise all of these
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, "so many pixels that Pillow does not open it", remedy) from error
+    except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
+        # Pillow's readers raise all of these on damaged files
+        if "truncated" in str(error) or ends_in_zeros(raw):
+            raise _cut(path, len(raw)) from error
         raise CadmllmError("E405", f"{path}: unreadable picture ({error})", remedy) from error
+
+
+def _read(path: Path, remedy: str) -> bytes:
+    try:
+        return read_raw(path, LARGEST_FILE, "E405", remedy)
+    except CadmllmError as error:
+        if error.code != "E422":
+            raise
+        raise CadmllmError("E440", error.message, error.remedy) from error
+
+
+def _cut(path: Path, size: int) -> CadmllmError:
+    return CadmllmError("E440", f"{path} is cut short, after {size:,} bytes", AGAIN)
+
+
+def _too_large(path: Path, size: str, remedy: str) -> CadmllmError:
+    return CadmllmError("E444", f"{path} has {size}, more than the {LARGEST:,} that are read", remedy)
 
 
 def to_pixels(image: np.ndarray) -> np.ndarray:

@@ -42,29 +42,32 @@ def read_vertices(data: bytes) -> dict[str, np.ndarray]:
     """Vertex properties by name, float64 [N] each.
 
     Raises:
-        ValueError: saying what is wrong.
+        EOFError: it ends before its header says.
+        ValueError: anything else that is wrong.
     """
     header = _header(data)
     names = [name for name, _ in header.fields]
     if not header.order:
         words = data[header.begin :].split(None, header.count * len(names))[: header.count * len(names)]
         if len(words) < header.count * len(names):
-            raise ValueError(f"it ends after {len(words) // len(names)} of {header.count} vertices")
+            raise EOFError(f"it ends after {len(words) // len(names)} of {header.count} vertices")
         table = np.array(words, dtype=np.float64).reshape(header.count, len(names))
         return {name: table[:, k] for k, name in enumerate(names)}
     row = np.dtype([(name, header.order + kind) for name, kind in header.fields])
     if len(data) - header.begin < header.count * row.itemsize:
-        raise ValueError(f"it ends after {(len(data) - header.begin) // row.itemsize} of {header.count} vertices")
+        raise EOFError(f"it ends after {(len(data) - header.begin) // row.itemsize} of {header.count} vertices")
     rows: np.ndarray = np.frombuffer(data, dtype=row, count=header.count, offset=header.begin)
     return {name: rows[name].astype(np.float64) for name in names}
 
 
 def _header(data: bytes) -> Header:
     end = data.find(b"end_header", 0, LONGEST_HEADER)
-    if not data.startswith(b"ply") or end < 0:
+    if not data.startswith(b"ply"):
         raise ValueError("it has no PLY header")
     begin = data.find(b"\n", end) + 1
-    if begin == 0:
+    if end < 0 or begin == 0:
+        if len(data) < LONGEST_HEADER:
+            raise EOFError("it ends within its header")
         raise ValueError("its header does not end")
     order: str | None = None
     element, count = "", 0

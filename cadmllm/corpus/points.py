@@ -7,9 +7,6 @@ normalised (ours are: points = (mm - center) * scale). `.npy`: one array. `.ply`
 
 from __future__ import annotations
 
-import math
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,29 +14,37 @@ import numpy as np
 
 from cadmllm.cad.frame import Transform
 from cadmllm.corpus import order
+from cadmllm.corpus.facts import Flaw, Level
 from cadmllm.corpus.normals import estimate_normals
-from cadmllm.corpus.ply import read_vertices
+from cadmllm.corpus.pointfiles import REMEDY, Table, read_table
 from cadmllm.corpus.types import Cloud
 from cadmllm.errors import CadmllmError
 
 FEWEST = 16
-LARGEST_FILE = 2**31  # bytes: 80 million points
 LARGEST_NUMBER = 1e9  # beyond it float32 and squares lose their meaning
 NEIGHBOURHOOD = 32_768  # points that normals are estimated from, at most
-REMEDY = (
-    "it must hold [N, 3] or [N, 6] finite numbers (.npz, .npy, .ply); make it anew: cadmllm data prepare ROOT --out DIR --points"
-)
+THIN = 1e-4  # of the longest side: the coordinate grid of programs is about as fine, so no solid is thinner
+SPARE = 0.1  # share of points that may be left out for want of a normal before all normals are estimated
 
+VERSION = 1  # of `draw_cloud`; raise it when it gives other points, since cached features are then of another input
 _CLOUD_STREAM = 77  # keeps the choice of points apart from every other use of the same seed
 
 
 @dataclass(frozen=True, slots=True)
 class RawCloud:
-    """What a point file holds: positions [N, 3] float64, unit normals [N, 3] or None, the transform it was stored with."""
+    """What a point file holds, fit for use.
+
+    Attributes:
+        points: positions [N, 3] float64, N >= 16.
+        normals: unit normals [N, 3] float64, or None where the file has none that can be used.
+        transform: that the file was stored with, or None.
+        remarks: what is worth knowing about it though it is used (E434 to E436).
+    """
 
     points: np.ndarray
     normals: np.ndarray | None
     transform: Transform | None
+    remarks: tuple[Flaw, ...] = ()
 
 
 def load_cloud(path: Path, count: int, seed: int) -> Cloud:
@@ -55,14 +60,14 @@ def load_cloud(path: Path, count: int, seed: int) -> Cloud:
         seed: of the choice, an integer >= 0.
 
     Raises:
-        CadmllmError: E404, naming the file and what is wrong with it.
+        CadmllmError: as `read_cloud`.
     """
     return draw_cloud(read_cloud(path), count, seed)
 
 
 def draw_cloud(raw: RawCloud, count: int, seed: int) -> Cloud:
     """`count` points of a cloud that was read, see `load_cloud`."""
-    step = _normalising(raw)
+    step = _normalising(raw.points, raw.transform)
     everything = (raw.points - list(step.center)) * step.scale
     shuffled = np.argsort(order.stream(_CLOUD_STREAM, seed).random_raw(len(everything)), kind="stable")
     chosen = shuffled[:count]
@@ -81,94 +86,91 @@ def read_cloud(path: Path) -> RawCloud:
     """What a point file holds, checked.
 
     Raises:
-        CadmllmError: E404 when it is unreadable, of the wrong shape, not finite, without extent, or has under 16 points.
+        CadmllmError: naming the file and what is wrong with it: E404 (unreadable or of another format), E420 (no regular
+            file), E421 (empty), E422 (cut short), E424 (a placeholder), E430 (shape or type), E431 (not finite), E432 (under
+            16 points), E433 (all the same, or on one line).
     """
     path = Path(path)
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError("it is larger than 2 GiB")
-        if path.suffix == ".npz":
-            table, normals, transform = _read_npz(path)
-        elif path.suffix == ".npy":
-            table, normals, transform = np.load(path, allow_pickle=False), None, None
-        elif path.suffix == ".ply":
-            table, normals, transform = _read_ply(path), None, None
-        else:
-            raise ValueError(f"the format {path.suffix!r} is unknown")
-        points, normals = _checked(table, normals)
-    except OSError as error:
-        raise CadmllmError("E404", f"{path} cannot be read: {error.strerror or error}", REMEDY) from error
-    except (ValueError, KeyError, EOFError, SyntaxError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error) as error:
-        # numpy's and zipfile's readers raise all of these on broken files
-        # numpy takes whatever it does not know for a pickle, and advises to load it unsafely
-        pickled = "pickle" in str(error)
-        said = "it is not an array of numbers in NumPy's format (pickled data is never loaded)" if pickled else str(error)[:200]
-        raise CadmllmError("E404", f"{path}: {said}", REMEDY) from error
-    return RawCloud(points, normals, transform)
+    table = read_table(path)
+    points = table.points.astype(np.float64)
+
+    def refuse(code: str, why: str) -> CadmllmError:
+        return CadmllmError(code, f"{path}: {why}", REMEDY)
+
+    if len(points) < FEWEST:
+        raise refuse("E432", f"it has {len(points)} points, fewer than {FEWEST}")
+    if not np.abs(points).max() <= LARGEST_NUMBER:  # NaN is not
+        wild = int((~(np.abs(points) <= LARGEST_NUMBER)).any(axis=1).sum())
+        raise refuse("E431", f"{wild:,} of {len(points):,} points are not finite or beyond {LARGEST_NUMBER:g}")
+    thick, wide, long = _spread(points)
+    if long <= 1e-12 * np.abs(points).max():
+        raise refuse("E433", "all its points are the same")
+    if wide < THIN * long:
+        raise refuse("E433", "all its points lie on one line")
+    remarks = _frame_remarks(points, table.transform, path)
+    if thick < THIN * long:
+        flat = "all its points lie in one plane, as those of no solid do: it was sampled from a drawing or has lost a coordinate"
+        remarks.append(_remark("E434", "warn", path, flat))
+    keep, normals, remark = _unit_normals(table, path)
+    remarks += [remark] if remark else []
+    return RawCloud(points if keep is None else points[keep], normals, table.transform, tuple(remarks))
 
 
-def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None, Transform | None]:
-    with np.load(path, allow_pickle=False) as data:
-        if not isinstance(data, np.lib.npyio.NpzFile):
-            raise ValueError("it is not an .npz archive")
-        names = list(data.files)
-        if not names:
-            raise ValueError("it holds no array")
-        key = next((name for name in ("points", "xyz") if name in names), names[0])
-        normals = np.asarray(data["normals"]) if "normals" in names else None
-        transform = None
-        if "center" in names and "scale" in names:
-            center, scale = np.asarray(data["center"], np.float64).ravel(), np.asarray(data["scale"], np.float64).ravel()
-            if center.shape != (3,) or scale.shape != (1,) or not np.isfinite(center).all() or not 0.0 < scale[0] < math.inf:
-                raise ValueError("center is not three numbers or scale is not one above zero")
-            transform = Transform((float(center[0]), float(center[1]), float(center[2])), float(scale[0]))
-        return np.asarray(data[key]), normals, transform
+def _remark(code: str, level: Level, path: Path, what: str) -> Flaw:
+    return Flaw(code, level, str(path), f"{path}: {what}")
 
 
-def _read_ply(path: Path) -> np.ndarray:
-    found = read_vertices(path.read_bytes())
-    columns = [found[name] for name in ("x", "y", "z")]
-    if all(name in found for name in ("nx", "ny", "nz")):
-        columns += [found[name] for name in ("nx", "ny", "nz")]
-    return np.column_stack(columns)
+def _spread(points: np.ndarray) -> tuple[float, float, float]:
+    """How far points reach along their three principal axes, least first."""
+    around = points - points.mean(axis=0)
+    _, axes = np.linalg.eigh(around.T @ around)
+    reach = np.sort(np.ptp(around @ axes, axis=0))
+    return float(reach[0]), float(reach[1]), float(reach[2])
 
 
-def _checked(table: np.ndarray, normals: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Positions and unit normals as float64, or a ValueError."""
-    if table.ndim != 2 or table.shape[1] not in (3, 6):
-        raise ValueError(f"its array has the shape {list(table.shape)}, not [N, 3] or [N, 6]")
-    if table.dtype.kind not in "fiu":
-        raise ValueError(f"its array holds {table.dtype}, not numbers")
-    if len(table) < FEWEST:
-        raise ValueError(f"it has {len(table)} points, fewer than {FEWEST}")
-    points = table[:, :3].astype(np.float64)
-    if not np.isfinite(points).all() or np.abs(points).max() > LARGEST_NUMBER:
-        raise ValueError(f"a coordinate is not finite or beyond {LARGEST_NUMBER:g}")
-    if np.ptp(points, axis=0).max() <= 0.0:
-        raise ValueError("all its points are the same")
-    if normals is None and table.shape[1] == 6:
-        normals = table[:, 3:]
-    if normals is None:
-        return points, None
-    if normals.shape != points.shape or normals.dtype.kind not in "fiu":
-        raise ValueError(f"its normals have the shape {list(normals.shape)}, its points {list(points.shape)}")
-    normals = normals.astype(np.float64)
-    lengths = np.linalg.norm(normals, axis=1)
-    if not np.isfinite(lengths).all() or (lengths < 1e-6).mean() > 0.5:
-        return points, None  # a file that stores zeros or NaN for normals has none
-    lengths[lengths < 1e-6] = 1.0
-    return points, normals / lengths[:, None]
+def _frame_remarks(points: np.ndarray, transform: Transform | None, path: Path) -> list[Flaw]:
+    step = _normalising(points, transform)
+    if max(map(abs, step.center)) <= 0.05 and 0.99 <= step.scale <= 1.06:
+        return []
+    does = "it is centred and scaled to [-1, 1] when it is read"
+    if transform is not None:
+        return [_remark("E435", "warn", path, f"it says how it was normalised, but its points are not within [-1, 1]: {does}")]
+    return [_remark("E435", "info", path, f"its longest side is {2.0 / step.scale:.6g}, not 2: {does}")]
 
 
-def _normalising(raw: RawCloud) -> Transform:
+def _unit_normals(table: Table, path: Path) -> tuple[np.ndarray | None, np.ndarray | None, Flaw | None]:
+    """(rows that are kept or None for all, their unit normals or None if they must be estimated, what is to be said)."""
+    if table.normals is None:
+        return None, None, _remark("E436", "info", path, "it has no normals: they are estimated when it is read")
+    normals = table.normals.astype(np.float64)
+    lengths = np.sqrt(np.einsum("ni,ni->n", normals, normals))
+    usable = (lengths > 1e-6) & (lengths < np.inf)  # NaN is neither
+    typical = float(np.median(lengths[usable])) if usable.any() else 1.0
+    alike = usable & (np.abs(lengths - typical) < 0.05 * typical)
+    if alike.mean() < 1.0 - SPARE or alike.sum() < FEWEST:
+        what = "colours or something else" if usable.mean() > 0.5 else "zeros or not finite"
+        return None, None, _remark("E436", "warn", path, f"its normals are {what}, not unit vectors: estimated ones are used")
+    missing = int((~alike).sum())
+    unit = normals[alike] / lengths[alike, None]
+    if missing:
+        said = _remark(
+            "E436", "warn", path, f"{missing:,} of {len(lengths):,} normals are no unit vectors: these points are left out"
+        )
+    else:
+        odd = abs(typical - 1.0) > 0.01
+        said = _remark("E436", "info", path, f"its normals have the length {typical:.3g}: they are brought to 1") if odd else None
+    return (alike if missing else None), unit, said
+
+
+def _normalising(points: np.ndarray, transform: Transform | None) -> Transform:
     """What is still to be done to the file's points: box centre to the origin, longest side to 2.
 
     Points of our own files were normalised by the part's exact box, which a sample of its surface never quite fills: they
     stay as they are, so that cloud and program share one frame.
     """
-    low, high = raw.points.min(axis=0), raw.points.max(axis=0)
+    low, high = points.min(axis=0), points.max(axis=0)
     center, side = (low + high) / 2.0, float((high - low).max())
-    if raw.transform is not None and 1.8 < side < 2.01 and np.abs(center).max() < 0.1:
+    if transform is not None and 1.8 < side < 2.01 and np.abs(center).max() < 0.1:
         return Transform((0.0, 0.0, 0.0), 1.0)
     return Transform((float(center[0]), float(center[1]), float(center[2])), 2.0 / side)
 
