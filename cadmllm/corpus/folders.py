@@ -86,37 +86,36 @@ class Folders:
 
     def fence(self, folder: Path) -> Path:
         """What links in `folder` must not leave: the root, or a folder that the user named elsewhere."""
-        home, root = folder.resolve(), self.root.resolve()
-        return root if home.is_relative_to(root) else home
+        return self.root if folder.is_relative_to(self.root) else folder
 
 
 def locate(data: DataSettings) -> Folders:
-    """The folders of a data set, those that are there.
+    """The folders of a data set, those that are there, as absolute paths without links.
 
     A folder that the settings name may be anywhere; a default folder (ROOT/img) that is a link out of ROOT is not followed.
     """
     flaws: list[Flaw] = []
+    root = data.root.resolve()
 
     def default(name: str) -> Path | None:
-        path = data.root / name
+        path = root / name
         if not path.exists():
             return None
-        if not path.resolve().is_relative_to(data.root.resolve()):
-            setting = "points" if name in POINT_FOLDERS else name
-            message = (
-                f"{path} leads out of the data set, to {path.resolve()}: if you trust it, --set data.{setting}={path.resolve()}"
-            )
-            flaws.append(Flaw("E419", "fail", str(path), message))
-            return None
-        return path
+        target = path.resolve()
+        if target.is_relative_to(root):
+            return target
+        setting = "points" if name in POINT_FOLDERS else name
+        message = f"{path} leads out of the data set, to {target}: if you trust it, --set data.{setting}={target}"
+        flaws.append(Flaw("E419", "fail", str(path), message))
+        return None
 
     def one(given: Path | None, name: str) -> Path | None:
-        return (given if given.exists() else None) if given else default(name)
+        return (given.resolve() if given.exists() else None) if given else default(name)
 
     img, json = one(data.img, "img"), one(data.json_, "json")
     points = [one(data.points, "")] if data.points else [default(name) for name in POINT_FOLDERS]
     return Folders(
-        root=data.root,
+        root=root,
         txt=one(data.txt, "txt"),
         json=json if json and json.is_dir() else None,
         img=img if img and img.is_dir() else None,

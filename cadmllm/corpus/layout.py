@@ -20,11 +20,12 @@ import numpy as np
 
 from cadmllm.corpus import roster
 from cadmllm.corpus.captionfiles import unsafe
+from cadmllm.corpus.examining import view_paths
 from cadmllm.corpus.facts import Flaw, Kind
 from cadmllm.corpus.folders import Folders, locate
 from cadmllm.corpus.index import LISTED
 from cadmllm.corpus.roster import Ids
-from cadmllm.corpus.scan import open_index, view_paths
+from cadmllm.corpus.scan import open_index
 from cadmllm.corpus.sides import sides
 from cadmllm.errors import CadmllmError
 
@@ -308,7 +309,7 @@ def _require(data: DataSettings) -> None:
     folders = locate(data)
     for name, path in (("txt", folders.txt), ("json", folders.json)):
         if path is None:
-            refused = next((flaw for flaw in folders.flaws if flaw.path == str(data.root / name)), None)
+            refused = next((flaw for flaw in folders.flaws if flaw.path == str(folders.root / name)), None)
             raise CadmllmError(
                 refused.code if refused else "E401",
                 refused.message if refused else f"{data.root} has no {name}/ folder",

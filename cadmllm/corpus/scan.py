@@ -8,20 +8,15 @@ out and said), everything else before the first step.
 from __future__ import annotations
 
 import json
-import signal
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
-from itertools import islice
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cadmllm.corpus import roster
 from cadmllm.corpus.captionfiles import examine_captions
-from cadmllm.corpus.examine import VERSION, examine_cloud, examine_program, examine_views
+from cadmllm.corpus.examine import VERSION
+from cadmllm.corpus.examining import KINDS, examine, view_paths
 from cadmllm.corpus.facts import Facts, Flaw, Kind
 from cadmllm.corpus.folders import RACE, Folders, ids_in, list_folder, locate, mtime_of, stamp_of
 from cadmllm.corpus.index import LISTED, Index, open_store
@@ -30,14 +25,7 @@ if TYPE_CHECKING:
     from cadmllm.console import Console
     from cadmllm.settings import DataSettings
 
-KINDS = (Kind.PROGRAM, Kind.CLOUD, Kind.VIEWS)
-FEW = 400  # files that are examined before a pool of processes would have started
-SOON = 3000  # files that are examined in seconds: no progress bar
-CHUNK = 16  # files a process examines at a time
-EVERY = 1.0  # s between two writes of what was examined: what an interruption may cost
 GIVEN = f"{LISTED}folders"  # owner of the flaws of the folders themselves
-
-Work = tuple[str, str, str]  # id, place, stamp
 
 
 def open_index(
@@ -217,101 +205,3 @@ def _twins(index: Index) -> None:
             flaws.append(Flaw("E418", "warn", first, f"{names[:200]} {how}"))
     with index.writing():
         index.replace_flaws(Kind.PROGRAM, f"{LISTED}twins", flaws)
-
-
-# examining
-
-
-def examine(index: Index, folders: Folders, kinds: Iterable[Kind], workers: int, console: Console | None) -> None:
-    """Examine what is new or changed. An interruption keeps what was examined up to a second before."""
-    kinds = tuple(kinds)
-    number = sum(index.pending(kind) for kind in kinds)
-    if not number:
-        return
-    with _progress(console if number > SOON else None, number) as advance, _mapper(workers if number > FEW else 1) as mapped:
-        for kind in kinds:
-            _examine_kind(index, folders, kind, mapped, advance)
-
-
-Mapper = Callable[[Kind, Path | None, Iterable[Work]], Iterator[tuple[str, str, Facts]]]
-
-
-def _examine_kind(index: Index, folders: Folders, kind: Kind, mapped: Mapper, advance: Callable[[int], None]) -> None:
-    done: list[tuple[str, str, Facts]] = []
-    last = time.monotonic()
-    try:
-        for result in mapped(kind, folders.img, _pending(index, kind)):
-            done.append(result)
-            advance(1)
-            if time.monotonic() - last > EVERY:
-                index.store(kind, done)
-                done, last = [], time.monotonic()
-    finally:
-        index.store(kind, done)
-
-
-def _pending(index: Index, kind: Kind) -> Iterator[Work]:
-    """What is to be examined, ordered by id, a page at a time (rows leave the query's result while it runs)."""
-    after = ""
-    sql = "SELECT id, place, stamp FROM items WHERE kind = ? AND examined = 0 AND id > ? ORDER BY id LIMIT 2000"
-    while page := index.db.execute(sql, (kind, after)).fetchall():
-        yield from page
-        after = page[-1][0]
-
-
-@contextmanager
-def _mapper(workers: int) -> Generator[Mapper]:
-    if workers == 1:
-        yield lambda kind, img, work: ((id_, stamp, look(kind, img, id_, place)) for id_, place, stamp in work)
-        return
-    pool = ProcessPoolExecutor(workers, get_context("forkserver"), initializer=_deaf)
-    try:
-        yield lambda kind, img, work: _in_pool(pool, workers, kind, img, work)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _in_pool(
-    pool: ProcessPoolExecutor, workers: int, kind: Kind, img: Path | None, work: Iterable[Work]
-) -> Iterator[tuple[str, str, Facts]]:
-    """Results in order, a few chunks ahead: memory stays bounded whatever the size of the data set."""
-    source = iter(work)
-    waiting: deque[Future[list[tuple[str, str, Facts]]]] = deque()
-    while chunk := list(islice(source, CHUNK)):
-        waiting.append(pool.submit(_look_at_all, kind, img, chunk))
-        if len(waiting) >= 4 * workers:
-            yield from waiting.popleft().result()
-    while waiting:
-        yield from waiting.popleft().result()
-
-
-def _look_at_all(kind: Kind, img: Path | None, chunk: Sequence[Work]) -> list[tuple[str, str, Facts]]:
-    return [(id_, stamp, look(kind, img, id_, place)) for id_, place, stamp in chunk]
-
-
-def look(kind: Kind, img: Path | None, id_: str, place: str) -> Facts:
-    """Examine one row's file or files."""
-    if kind is Kind.PROGRAM:
-        return examine_program(Path(place))
-    if kind is Kind.CLOUD:
-        return examine_cloud(Path(place))
-    return examine_views(view_paths(img, id_, place)) if img is not None else Facts()
-
-
-def view_paths(img: Path, id_: str, place: str) -> list[Path]:
-    """The views of a row: its place holds the ends of their names."""
-    return [img / f"{id_}{end}" for end in place.split("|")]
-
-
-def _deaf() -> None:
-    """Ctrl-C is the parent's to answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _progress(console: Console | None, number: int) -> Generator[Callable[[int], None]]:
-    if console is None:
-        yield lambda n: None
-        return
-    with console.progress(number, "files examined") as bar:
-        yield bar.advance

@@ -10,9 +10,10 @@ import sqlite3
 import time
 from pathlib import Path
 
+import killer
 import pytest
 
-from cadmllm.corpus import scan
+from cadmllm.corpus import examining, scan
 from cadmllm.corpus.facts import Facts, Flaw, Kind
 from cadmllm.corpus.folders import locate
 from cadmllm.corpus.index import Index, open_store
@@ -43,13 +44,13 @@ def opened(root: Path, contents: bool = False, **more) -> Index:
 def looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is examined from now on."""
     seen: list[str] = []
-    real = scan.look
+    real = examining.look
 
     def look(kind, img, id_, place):
         seen.append(f"{kind.name} {id_}")
         return real(kind, img, id_, place)
 
-    monkeypatch.setattr(scan, "look", look)
+    monkeypatch.setattr(examining, "look", look)
     return seen
 
 
@@ -168,29 +169,43 @@ def test_what_lacks_what(settled):
 
 
 def test_two_processes_examine_as_one(settled, monkeypatch):
-    monkeypatch.setattr(scan, "FEW", 0)
+    monkeypatch.setattr(examining, "FEW", 0)
     data = DataSettings(root=settled, index=settled.parent / "i2")
     two = scan.open_index(data, contents=True, workers=2)
     one = opened(settled, contents=True)
     assert two.path != one.path
-    for kind in scan.KINDS:
+    for kind in examining.KINDS:
         assert list(two.rows(kind)) == list(one.rows(kind))
     assert list(two.flaws()) == list(one.flaws())
 
 
+def test_a_file_that_takes_the_process_down_is_named(monkeypatch):
+    monkeypatch.setattr(examining, "_look_at_all", killer.look_at_all)
+    work = [(f"{k:03d}", "bomb" if k == 20 else "file", "1:1") for k in range(40)]
+    crew = examining._Crew(2)
+    try:
+        found = list(crew.examine(Kind.CLOUD, None, work))
+        again = list(crew.examine(Kind.CLOUD, None, work[:3]))
+    finally:
+        crew.close()
+    assert [id_ for id_, _, _ in found] == [id_ for id_, _, _ in work]
+    assert {id_: facts.code for id_, _, facts in found if facts.code} == {"020": "E404"}
+    assert len(again) == 3, "there is a new pool"
+
+
 def test_an_interruption_keeps_what_was_examined(settled, monkeypatch):
-    real = scan.look
+    real = examining.look
 
     def interrupted(kind, img, id_, place):
         if id_.endswith("c"):
             raise KeyboardInterrupt
         return real(kind, img, id_, place)
 
-    monkeypatch.setattr(scan, "look", interrupted)
+    monkeypatch.setattr(examining, "look", interrupted)
     with pytest.raises(KeyboardInterrupt):
         opened(settled)
     seen: list[str] = []
-    monkeypatch.setattr(scan, "look", lambda kind, img, id_, place: seen.append(id_) or real(kind, img, id_, place))
+    monkeypatch.setattr(examining, "look", lambda kind, img, id_, place: seen.append(id_) or real(kind, img, id_, place))
     assert len(open_dataset(DataSettings(root=settled))) == 3
     assert seen == ["0000/c"]
 
