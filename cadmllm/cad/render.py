@@ -51,10 +51,10 @@ def render(mesh: Mesh, view: int = 0, size: int = 224, margin: float = 0.1) -> n
     if not 0 <= view < len(VIEWS) or size < 8 or not 0.0 <= margin <= 0.4:
         raise ValueError(f"view {view} (0..7), size {size} (>= 8), margin {margin} (0..0.4)")
     pixels = size * SAMPLES
-    axes = _axes(VIEWS[view])
+    axes = axes_of(VIEWS[view])
     low, high = mesh.box
     center = (low + high) / 2.0
-    scale = pixels * (1.0 - 2.0 * margin) / _extent(mesh.vertices - center)
+    scale = pixels * (1.0 - 2.0 * margin) / extent_of(mesh.vertices - center)
     place = np.array([pixels / 2.0, pixels / 2.0, 0.0])
     turn = axes.T * np.array([1.0, -1.0, -1.0]) * scale  # columns: right, down, away from the camera, in samples
     corners = (mesh.vertices - center) @ turn + place
@@ -108,7 +108,7 @@ def write_png(array: np.ndarray, path: str | Path) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def _axes(view: tuple[int, int, int]) -> np.ndarray:
+def axes_of(view: tuple[int, int, int]) -> np.ndarray:
     """Rows: right, up and towards the camera as unit vectors of space."""
     towards = np.array(view) / np.sqrt(3.0)
     right = np.cross([0.0, 0.0, 1.0], towards)
@@ -116,9 +116,9 @@ def _axes(view: tuple[int, int, int]) -> np.ndarray:
     return np.stack([right, np.cross(towards, right), towards])
 
 
-def _extent(points: np.ndarray) -> float:
+def extent_of(points: np.ndarray) -> float:
     """Twice the largest distance right or up from the centre in any of the views, in the points' unit."""
-    largest = max(np.abs(points @ _axes(view)[:2].T).max() for view in VIEWS[:4])
+    largest = max(np.abs(points @ axes_of(view)[:2].T).max() for view in VIEWS[:4])
     return 2.0 * float(max(largest, 1e-300))
 
 

@@ -6,6 +6,7 @@ import typer
 
 from cadmllm.commands.data.check import check
 from cadmllm.commands.data.prepare import prepare
+from cadmllm.commands.data.show import show
 from cadmllm.commands.data.synth import synth
 
 
@@ -13,6 +14,7 @@ def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(help="Check data, generate parts, make points and views of existing programs.", no_args_is_help=True)
     group.command("check")(check)
+    group.command("show")(show)
     group.command("synth")(synth)
     group.command("prepare")(prepare)
     app.add_typer(group, name="data")
