@@ -3,9 +3,9 @@
 Two programs are near-duplicates when they share a signature. All are blind to where the part stands, how large it is, whether it
 is turned by quarter turns or mirrored, and in which order and from which points it was drawn. There are three levels (`LEVELS`):
 
-* **the same solid**: volume, centre of gravity, principal radii and box sides agree within 0.1 %, however it was drawn;
-* **nearly the same solid**: the same within 1 %;
-* **nearly the same drawing**: as many lines, arcs and circles bound what is added and what is removed, and five measures
+* **copy**: volume, centre of gravity, principal radii and box sides differ by less than 0.2 %, however the solid was drawn;
+* **solid**: the same by less than 2 %;
+* **drawing**: as many lines, arcs and circles bound what is added and what is removed, and five measures
   (`_Sums.drawing`) agree. Each is rounded on six grids that are shifted against each other: programs whose measures all differ
   by less than a sixth of `CELL` (1.7 % of a side or volume) share a signature; where one differs by more than `CELL`, none.
 
@@ -31,7 +31,7 @@ VERSION = "1"  # changes when signatures do
 GRIDS = 6  # of the drawing: one more than it has measures
 CELL = 0.1  # of the drawing's measures, which are logarithms: a tenth of a side or of a volume
 SOLIDS = ((0.002, 2), (0.02, 2))  # (cell, grids) of the solid's measures
-LEVELS = (2, 4, 10)  # how many of the first signatures speak of: the same solid, nearly the same solid, nearly the same drawing
+LEVELS = {"copy": 2, "solid": 4, "drawing": 10}  # how many of the first signatures speak of each level
 THIN = 1e-4  # sides below this share of the longest are all the same
 STRAIGHT = 1e-3  # sine of an angle that is no corner
 _NODES = {  # Gauss-Legendre on [0, 1]: exact for the moments of lines, to 1e-6 for arcs of a quarter turn
@@ -241,29 +241,44 @@ class Groups:
         return [[self.ids[k] for k in order[ends[g] - sizes[g] : ends[g]]] for g in chosen]
 
 
-def group(items: Iterable[tuple[str, Sequence[str]]]) -> Groups:
-    """Connect ids that share a signature; 453,000 ids with ten each take seconds and a few hundred MB.
+def pack(items: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[str], np.ndarray]:
+    """Ids and their signatures as numbers, uint64 [N, S]; all have equally many.
 
     Args:
         items: (id, its signatures, or the first of them: `LEVELS`); an id comes once.
     """
+    ids: list[str] = []
+    marks = array("Q")
+    for id_, found in items:
+        ids.append(id_)
+        marks.extend(int(signature, 16) for signature in found)
+    return ids, np.frombuffer(marks, np.uint64).reshape(len(ids), -1) if ids else np.zeros((0, 0), np.uint64)
+
+
+def connect(marks: np.ndarray) -> np.ndarray:
+    """The group of each row of `marks` (uint64 [N, S]), int32 [N], numbered 0.. by their first row: rows that share a number
+    are of one group, and so are rows that are connected through others."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    ids: list[str] = []
-    marks, owners = array("Q"), array("i")
-    for number, (id_, found) in enumerate(items):
-        ids.append(id_)
-        marks.extend(int(signature, 16) for signature in found)
-        owners.extend(number for _ in found)
-    mark, owner = np.frombuffer(marks, np.uint64), np.frombuffer(owners, np.int32)
-    order = np.argsort(mark, kind="stable")
-    mark, owner = mark[order], owner[order]
-    same = np.flatnonzero(mark[1:] == mark[:-1])
-    if not ids:
-        return Groups([], np.zeros(0, np.int32))
-    links = coo_array((np.ones(len(same), bool), (owner[same], owner[same + 1])), shape=(len(ids), len(ids)))
+    count, width = marks.shape
+    if not count:
+        return np.zeros(0, np.int32)
+    order = np.argsort(marks, axis=None, kind="stable").astype(np.int32 if marks.size < 2**31 else np.int64)
+    sorted_marks = marks.ravel()[order]
+    same = np.flatnonzero(sorted_marks[1:] == sorted_marks[:-1])
+    pair = order[same] // width, order[same + 1] // width
+    links = coo_array((np.ones(len(same), bool), pair), shape=(count, count))
     labels = connected_components(links, directed=False)[1]
     _, first, numbers = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.argsort(np.argsort(first))
-    return Groups(ids, rank[numbers].astype(np.int32))
+    return np.argsort(np.argsort(first))[numbers].astype(np.int32)
+
+
+def group(items: Iterable[tuple[str, Sequence[str]]]) -> Groups:
+    """Connect ids that share a signature; 453,000 ids with ten each take seconds and a few hundred MB.
+
+    Args:
+        items: as for `pack`.
+    """
+    ids, marks = pack(items)
+    return Groups(ids, connect(marks))
