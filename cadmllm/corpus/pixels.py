@@ -31,8 +31,10 @@ LARGEST = 100_000_000  # pixels; more is a broken header or a bomb
 LARGEST_FILE = 2**29  # bytes
 # those that Pillow decodes by itself: a PostScript file named a.png would start another program
 _READERS = (PngImageFile, JpegImageFile, WebPImageFile, BmpImageFile, GifImageFile, TiffImageFile, PpmImageFile)
-FORMATS = tuple(reader.format for reader in _READERS)
+FORMATS = tuple(str(reader.format) for reader in _READERS)
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_BEHIND = 4096  # bytes that a camera's notes may have behind a picture's end
 
 
 def load_rgb(path: Path) -> np.ndarray:
@@ -44,7 +46,7 @@ def load_rgb(path: Path) -> np.ndarray:
     """
     remedy = f"replace {path} by a PNG or JPEG, or leave it out"
     raw = _read(path, remedy)
-    if raw.startswith(_PNG) and _PNG_END not in raw[-4096:]:
+    if _has_no_end(raw):
         raise _cut(path, len(raw))
     try:
         with warnings.catch_warnings():
@@ -63,6 +65,14 @@ def load_rgb(path: Path) -> np.ndarray:
         if "truncated" in str(error) or ends_in_zeros(raw):
             raise _cut(path, len(raw)) from error
         raise CadmllmError("E405", f"{path}: unreadable picture ({error})", remedy) from error
+
+
+def _has_no_end(raw: bytes) -> bool:
+    """Whether a picture's end mark is missing, which its reader may not miss."""
+    if raw.startswith(_PNG):
+        return _PNG_END not in raw[-_BEHIND:]
+    # a JPEG without an end is read as grey below; zeros that were reserved for the rest are read as if they were part of it
+    return raw.startswith(_JPEG) and ends_in_zeros(raw) and _JPEG_END not in raw.rstrip(b"\0")[-_BEHIND:]
 
 
 def _read(path: Path, remedy: str) -> bytes:

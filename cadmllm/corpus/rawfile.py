@@ -106,8 +106,8 @@ def json_of(raw: bytes, path: Path, broken: str, remedy: str, notes: list[str]) 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) < len(pairs) and not twice:
-            seen: set[str] = set()
-            twice.append(next(name for name, _ in pairs if name in seen or seen.add(name)))
+            names = [name for name, _ in pairs]
+            twice.append(next(name for name in names if names.count(name) > 1))
         return found
 
     try:

@@ -186,7 +186,7 @@ def test_bad_input_is_coded_and_an_earlier_answer_stays(here: Path, run_dir: Pat
     given = ("--prompt", "x", "--checkpoint", run_dir)
     refused(capsys, "E703", "--checkpoint", run_dir)
     refused(capsys, "E405", *given, "--image", "no.png")
-    refused(capsys, "E404", *given, "--pc", "flat.npy")
+    refused(capsys, "E430", *given, "--pc", "flat.npy")
     refused(capsys, "E404", *given, "--pc", "part.stl")
     assert "stage 3" in refused(capsys, "E701", *given, "--image", "yes.png")
     refused(capsys, "E303", *given, "--out", "file")

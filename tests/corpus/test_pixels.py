@@ -86,22 +86,39 @@ def test_files_are_turned_upright_and_laid_on_white(tmp_path: Path):
 
 
 def test_files_that_are_no_picture(tmp_path: Path):
-    whole = tmp_path / "whole.png"
-    Image.fromarray(picture(60, 60)).save(whole)
-    data = whole.read_bytes()
+    for suffix in ("png", "jpg", "webp", "bmp", "gif", "tiff"):
+        Image.fromarray(picture(60, 60)).save(tmp_path / f"whole.{suffix}")
+    png, jpg = (tmp_path / "whole.png").read_bytes(), (tmp_path / "whole.jpg").read_bytes()
     contents = {
-        "empty.png": b"",
-        "text.png": b"hello",
-        "cut.png": data[: len(data) // 2],
-        "bent.png": data[:40] + data[60:],
+        "empty.png": (b"", "E421"),
+        "text.png": (b"hello", "E405"),
+        "page.png": (b"<html>no</html>", "E424"),
+        "script.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "E405"),
+        "zeros.png": (bytes(500), "E440"),
+        "cut.png": (png[: len(png) // 2], "E440"),
+        "endless.png": (png[:-12], "E440"),
+        "reserved.png": (png[: len(png) // 2] + bytes(len(png) // 2), "E440"),
+        "bent.png": (png[:40] + png[60:], "E405"),
+        "cut.jpg": (jpg[: len(jpg) // 2], "E440"),
+        "reserved.jpg": (jpg[: len(jpg) // 2] + bytes(len(jpg)), "E440"),
     }
-    for name, content in contents.items():
+    for name, (content, code) in contents.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CadmllmError) as caught:
             load_rgb(tmp_path / name)
-        assert caught.value.code == "E405"
+        assert caught.value.code == code, caught.value
         assert name in caught.value.message
-    for gone in (tmp_path / "gone.png", tmp_path):
+    for gone, code in ((tmp_path / "gone.png", "E405"), (tmp_path, "E420")):
         with pytest.raises(CadmllmError) as caught:
             load_rgb(gone)
-        assert caught.value.code == "E405"
+        assert caught.value.code == code
+    for suffix in ("png", "jpg", "webp", "bmp", "gif", "tiff"):
+        assert load_rgb(tmp_path / f"whole.{suffix}").shape == (60, 60, 3)
+
+
+def test_bytes_behind_a_picture_do_no_harm(tmp_path: Path):
+    for suffix in ("png", "jpg"):
+        path = tmp_path / f"a.{suffix}"
+        Image.fromarray(picture(60, 60)).save(path)
+        path.write_bytes(path.read_bytes() + b"camera's own notes")
+        assert load_rgb(path).shape == (60, 60, 3)
