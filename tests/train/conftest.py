@@ -1,4 +1,4 @@
-"""A tiny base, generated parts held in memory, and settings under which a stage takes a second."""
+"""A tiny base, generated parts, and settings under which a stage takes a second."""
 
 from __future__ import annotations
 
@@ -9,56 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_base import make_base
 
-from cadmllm.cad.frame import Transform
 from cadmllm.console import Console
 from cadmllm.corpus import synth
-from cadmllm.corpus.types import Cloud
-from cadmllm.settings import Settings
+from cadmllm.corpus.layout import DataSet, open_dataset
+from cadmllm.settings import DataSettings, Settings
 
 torch.set_num_threads(1)
-
-
-class MemoryDataSet:
-    """Generated parts with random clouds and views: every third part has no cloud, every fourth no view."""
-
-    def __init__(self, count: int, seed: int = 0) -> None:
-        self.parts = {part.id: part for part in synth.generate(count, seed)}
-        self.ids = sorted(self.parts)
-        self.problems: list[object] = []
-
-    def split(self) -> tuple[list[str], list[str]]:
-        held_out = max(1, len(self.ids) // 6)
-        return self.ids[held_out:], self.ids[:held_out]
-
-    def modalities(self, id_: str) -> frozenset[str]:
-        number = int(id_.rsplit("/", 1)[-1])
-        return frozenset({"text"} | ({"point_cloud"} if number % 3 else set()) | ({"image"} if number % 4 else set()))
-
-    def caption(self, id_: str, pick: int) -> str:
-        texts = sorted(self.parts[id_].captions.values())
-        return texts[pick % len(texts)]
-
-    def program(self, id_: str):
-        return self.parts[id_].program
-
-    def cloud(self, id_: str, count: int, seed: int) -> Cloud:
-        rng = np.random.default_rng([seed, int(id_.rsplit("/", 1)[-1])])
-        normals = rng.normal(size=(count, 3))
-        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-        points = rng.uniform(-1, 1, (count, 3)).astype(np.float32)
-        return Cloud(points, normals.astype(np.float32), Transform((0.0, 0.0, 0.0), 1.0))
-
-    def view_count(self, id_: str) -> int:
-        return 8 if "image" in self.modalities(id_) else 0
-
-    def view(self, id_: str, k: int) -> np.ndarray:
-        rng = np.random.default_rng([k, int(id_.rsplit("/", 1)[-1])])
-        return rng.integers(0, 256, (224, 224, 3), dtype=np.uint8)
-
-    def note(self, error: Exception, id_: str) -> None:
-        self.problems.append((error, id_))
 
 
 @pytest.fixture(scope="session")
@@ -68,9 +27,23 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def parts() -> MemoryDataSet:
-    """26 parts: 22 to train on, 4 held out."""
-    return MemoryDataSet(26)
+def parts(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """26 generated parts, 4 of them held out, with random clouds (but every third) and views (but every fourth)."""
+    root = tmp_path_factory.mktemp("parts")
+    synth.write_dataset(root, 26, 0)
+    rng = np.random.default_rng(0)
+    for kind in ("pcd", "img"):
+        (root / kind / "0000").mkdir(parents=True)
+    for number in range(26):
+        if number % 3:
+            normals = rng.normal(size=(256, 3))
+            normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+            np.savez(root / f"pcd/0000/{number:08d}.npz", points=rng.uniform(-1, 1, (256, 3)), normals=normals)
+        for view in range(8 if number % 4 else 0):
+            pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"img/0000/{number:08d}_{view:03d}.png")
+    (root / "val.txt").write_text("".join(f"0000/{number:08d}\n" for number in range(4)))
+    return open_dataset(DataSettings(root=root))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
 import pytest
@@ -10,6 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cadmllm.corpus.batch import Collator
+from cadmllm.corpus.layout import open_dataset
+from cadmllm.corpus.synth import write_dataset
+from cadmllm.errors import CadmllmError
+from cadmllm.settings import DataSettings
 from cadmllm.train.curriculum import plan_stages
 from cadmllm.train.windows import OVERHEAD, Windows, cut, iterate
 
@@ -116,3 +121,36 @@ def test_a_long_sample_does_not_pad_the_others() -> None:
     assert cut([50, 52, 55, 60, 62, 65, 70, 420], 8) == [0, 7, 8]
     assert cut([50, 52, 55, 60], 4) == [0, 4]
     assert cut([50, 52, 55, 60], 2) == [0, 2, 4]
+
+
+@pytest.fixture
+def set_on_disk(tmp_path):
+    """A folder of 12 parts."""
+    write_dataset(tmp_path / "set", 12, 1)
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_can_no_longer_be_read_costs_its_sample_and_is_said(settings, set_on_disk, tokenizer, workers) -> None:
+    parts = open_dataset(DataSettings(root=set_on_disk, val_share=0.0))
+    windows = _windows(settings(train={"max_seq_length": 200}), parts, tokenizer, stage=1)
+    gone, longer, *_ = windows.ids
+    parts.program_path(gone).unlink()
+    many = max(parts.ids, key=parts.length)
+    windows.longest = parts.length(many) - 1
+    shutil.copy(parts.program_path(many), parts.program_path(longer))
+    windows.ids = [id_ for id_ in windows.ids if id_ != many]
+    seen = list(iterate(windows, 0, workers))
+    lost = {problem.where: problem.code for window in seen for problem in window.problems}
+    assert lost == {gone: "E201", longer: "E602"}
+    assert sum(window.lost for window in seen) == 2
+    shown = [i for window in seen for batch in window.batches for i in batch.ids]
+    assert sorted(shown) == [id_ for id_ in windows.ids if id_ not in lost]
+
+
+def test_a_data_set_that_is_gone_ends_the_run(settings, set_on_disk, tokenizer) -> None:
+    parts = open_dataset(DataSettings(root=set_on_disk, val_share=0.0))
+    windows = _windows(settings(), parts, tokenizer, stage=1)
+    shutil.rmtree(set_on_disk / "json")
+    with pytest.raises(CadmllmError, match="none of its 4 samples"):
+        windows[1]
