@@ -50,7 +50,9 @@ def root(tmp_path: Path) -> Path:
     for name in "ab":
         np.savez(root / "pcd" / "0000" / f"{name}.npz", points=ball(rng, 200))
     for k in range(8):
-        Image.new("RGB", (32, 32), (k, k, k)).save(root / "img" / "0000" / f"a_{k:03d}.png")
+        view = Image.new("RGB", (64, 64), (k, k, k))
+        view.paste((200, 200, 200), (16, 16, 48, 48))
+        view.save(root / "img" / "0000" / f"a_{k:03d}.png")
     return root
 
 
