@@ -55,6 +55,8 @@ def run(name: str, args: argparse.Namespace, folder: str) -> dict:
 def row(what: str, seconds: float, note: str = "") -> dict:
     """A line of the table; memory includes that of the largest child process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    mapped = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile"))
+    note = f"{note}; {int(mapped.split()[1]) / 1024:.0f} MB of it are pages of files" if note else ""
     return {"what": what, "seconds": seconds, "peak_mb": peak / 1024, "note": note}
 
 

@@ -67,8 +67,7 @@ class DataSet:
         self.problems = [Problem(flaw.code, flaw.path, flaw.message) for flaw in _worth_saying(index, self._roster.ids)]
         self._split: tuple[Ids, Ids, Ids] | None = None
         self.ids: Ids = self._roster.ids
-        names = {"captions": Kind.CAPTIONS, "programs": Kind.PROGRAM, "clouds": Kind.CLOUD, "views": Kind.VIEWS}
-        self.counts = {name: index.count(kind) for name, kind in names.items()}
+        self.counts = self._roster.counts
 
     def __len__(self) -> int:
         return len(self.ids)

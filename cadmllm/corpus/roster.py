@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, overload
 
@@ -74,11 +75,14 @@ class Roster:
         lengths: int32 [N], tokens of the target; 0 where the program cannot be used.
         flags: uint8 [N], a sum of PROGRAM, CLOUD, VIEWS.
         fractions: float64 [N] in [0, 1), `order.fraction` of the id.
+        counts: captions, programs, clouds and sets of views that were found, with or without the rest.
     """
 
-    def __init__(self, names: np.ndarray, lengths: np.ndarray, flags: np.ndarray, fractions: np.ndarray) -> None:
+    def __init__(
+        self, names: np.ndarray, lengths: np.ndarray, flags: np.ndarray, fractions: np.ndarray, counts: dict[str, int]
+    ) -> None:
         self.ids = Ids(names)
-        self.lengths, self.flags, self.fractions = lengths, flags, fractions
+        self.lengths, self.flags, self.fractions, self.counts = lengths, flags, fractions, counts
 
 
 def is_there(index: Index) -> bool:
@@ -93,8 +97,11 @@ def make(index: Index) -> None:
         fractions = np.array([order.fraction(bytes(name).decode()) for name in names], dtype=np.float64)
         width = f"S{max(1, names.dtype.itemsize)}"
         columns = {f"ids {width}": names, "lengths int32": lengths, "flags uint8": flags, "fractions float64": fractions}
+        kinds = {"captions": Kind.CAPTIONS, "programs": Kind.PROGRAM, "clouds": Kind.CLOUD, "views": Kind.VIEWS}
+        counts = json.dumps({name: index.count(kind) for name, kind in kinds.items()}).encode()
         db.execute("DELETE FROM columns")
-        db.executemany("INSERT INTO columns VALUES(?, ?)", [(name, column.tobytes()) for name, column in columns.items()])
+        stored = [*((name, column.tobytes()) for name, column in columns.items()), ("counts json", counts)]
+        db.executemany("INSERT INTO columns VALUES(?, ?)", stored)
 
 
 def _gather(index: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -119,5 +126,6 @@ def _gather(index: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def read(index: Index) -> Roster:
     """The roster of an index on which `make` was called."""
     found = dict(index.db.execute("SELECT name, data FROM columns"))
+    counts = json.loads(found.pop("counts json"))
     columns = {name.split()[0]: np.frombuffer(data, dtype=name.split()[1]) for name, data in found.items()}
-    return Roster(columns["ids"], columns["lengths"], columns["flags"], columns["fractions"])
+    return Roster(columns["ids"], columns["lengths"], columns["flags"], columns["fractions"], counts)

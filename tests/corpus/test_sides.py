@@ -19,7 +19,7 @@ IDS = [f"0000/{k:03d}" for k in range(40)]
 def roster_of(ids: list[str]) -> Roster:
     names = np.array([id_.encode() for id_ in sorted(ids)], dtype=np.bytes_)
     fractions = np.array([order.fraction(id_) for id_ in sorted(ids)])
-    return Roster(names, np.ones(len(ids), np.int32), np.ones(len(ids), np.uint8), fractions)
+    return Roster(names, np.ones(len(ids), np.int32), np.ones(len(ids), np.uint8), fractions, {})
 
 
 def listed(path, ids):
