@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 
 NEIGHBOURS = 16
+VERSION = 1  # of the estimates; raise it when they change, since cached features are then of another input
 CELLS = 64  # of the depth image, a side
 _SIDES = [np.array(s, dtype=np.float64) for s in itertools.product((-1, 0, 1), repeat=3) if any(s)]
 DIRECTIONS = [side / np.linalg.norm(side) for side in _SIDES]  # 26: towards faces, edges and corners of the cube

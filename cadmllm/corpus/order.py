@@ -9,7 +9,7 @@ import hashlib
 
 import numpy as np
 
-ORDER, DRAW, CAPTION, CLOUD, VIEWS, BARE = range(6)  # one stream per purpose, so that a new draw never shifts another
+ORDER, DRAW, CAPTION, CLOUD, VIEWS, BARE, FIXED = range(7)  # one stream per purpose, so that a new draw never shifts another
 
 
 def stream(*key: int) -> np.random.Philox:
