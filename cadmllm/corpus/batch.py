@@ -73,8 +73,8 @@ class Collator:
 
     def _prompt(self, sample: Sample, limit: int) -> list[int]:
         features = (
-            [self.cloud_tokens] * len(sample.clouds),
-            [self.image_tokens] * len(sample.images),
+            [self.cloud_tokens] * sample.cloud_count,
+            [self.image_tokens] * sample.image_count,
         )
         ids = encode_prompt(
             self.tokenizer,
@@ -106,6 +106,8 @@ class Collator:
             points=_stack([cloud.points for cloud in clouds]),
             normals=_stack([cloud.normals for cloud in clouds]),
             pixels=_stack([to_pixels(image) for image in images]),
+            cloud_features=_stack_features([cloud for sample in samples for cloud in sample.cloud_features]),
+            image_features=_stack_features([image for sample in samples for image in sample.image_features]),
             ids=[sample.id for sample in samples],
             combinations=[sample.combination for sample in samples],
         )
@@ -114,6 +116,14 @@ class Collator:
 def _stack(arrays: list[np.ndarray]) -> torch.Tensor | None:
     """Equal arrays as one float32 tensor, None of none."""
     return torch.from_numpy(np.stack(arrays).astype(np.float32, copy=False)) if arrays else None
+
+
+def _stack_features(arrays: list[np.ndarray]) -> torch.Tensor | None:
+    """Equal arrays as one tensor in the precision they were stored in, None of none."""
+    if not arrays:
+        return None
+    stacked = torch.from_numpy(np.stack(arrays))
+    return stacked.view(torch.bfloat16) if stacked.dtype == torch.uint16 else stacked  # numpy has no bfloat16
 
 
 def _pad(rows: list[list[int]], value: int, *, left: bool) -> torch.Tensor:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cadmllm.corpus import order
 from cadmllm.corpus.prompt import BARE_REQUEST
-from cadmllm.corpus.types import Cloud, Sample
+from cadmllm.corpus.types import Sample
 from cadmllm.errors import CadmllmError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from cadmllm.corpus.features import FeatureStore
     from cadmllm.corpus.layout import DataSet, Problem
 
+SEED_SCHEME = 1  # of `fixed_seed`; raise it when the fixed draws change, since features that were encoded are then others
 BARE_SHARE = 0.15  # of the samples that show a cloud or an image
 
 
@@ -80,12 +82,14 @@ def load_sample(
     position: int,
     point_count: int = 4096,
     views: int = 1,
+    draws: int = 0,
+    features: FeatureStore | None = None,
 ) -> Sample:
     """Read the sample as place `position` of an epoch shows it.
 
-    The caption is one of those the id has, the points are drawn anew each time, `views` different views are chosen. A
-    cloud or a view that cannot be read is noted in `dataset.problems`, the sample goes on without that modality, and
-    `Sample.combination` says what is really shown: one bad file does not end a run of days.
+    The caption is one of those the id has, the points are drawn anew each time (or are one of `draws` fixed draws), `views`
+    different views are chosen. A cloud or a view that cannot be read is noted in `dataset.problems`, the sample goes on
+    without that modality, and `Sample.combination` says what is really shown: one bad file does not end a run of days.
 
     Where a cloud or an image is shown, `BARE_SHARE` of the samples say `BARE_REQUEST` in place of their caption: that is
     what inference says when a person gives a scan and no text.
@@ -97,6 +101,8 @@ def load_sample(
         seed, stage, epoch, position: what the draws depend on.
         point_count: points of a cloud.
         views: images shown (fewer where the id has fewer).
+        draws: 0: other points at each visit; K: one of K fixed draws of points, chosen anew at each visit.
+        features: what it holds (of clouds, of views) is taken from it, the same draws and views as without.
 
     Raises:
         CadmllmError: E2xx when the program is unreadable or cannot be expressed: there is nothing to learn then.
@@ -104,24 +110,40 @@ def load_sample(
     key = (seed, stage, epoch, position)
     asked = combination.split("+")
     shown = ["text"]
-    clouds: tuple[Cloud, ...] = ()
-    images: tuple[np.ndarray, ...] = ()
+    shows: dict[str, Any] = {}
     if "point_cloud" in asked:
         try:
-            clouds = (dataset.cloud(id_, point_count, order.whole(order.CLOUD, *key)),)
+            shows |= _cloud(dataset, id_, point_count, order.whole(order.CLOUD, *key), draws, features)
             shown.append("point_cloud")
         except CadmllmError as error:
             dataset.note(error, id_)
     if "image" in asked:
         try:
-            images = tuple(dataset.view(id_, k) for k in _choose_views(dataset.view_count(id_), views, key))
+            shows |= _images(dataset, id_, _choose_views(dataset.view_count(id_), views, key), features)
             shown.append("image")
         except CadmllmError as error:
             dataset.note(error, id_)
     caption = dataset.caption(id_, order.whole(order.CAPTION, *key))
     if len(shown) > 1 and order.uniform(order.BARE, *key) < BARE_SHARE:
         caption = BARE_REQUEST
-    return Sample(id_, join_modalities(shown), caption, target_of(dataset, id_), clouds, images)
+    return Sample(id_, join_modalities(shown), caption, target_of(dataset, id_), **shows)
+
+
+def fixed_seed(draw: int) -> int:
+    """The seed of the points of fixed draw `draw` (from 0), the same for every id, run and stage."""
+    return order.whole(order.FIXED, draw)
+
+
+def _cloud(dataset: DataSet, id_: str, count: int, pick: int, draws: int, features: FeatureStore | None) -> dict[str, Any]:
+    if features is not None and "points" in features.parts:
+        return {"cloud_features": (features.cloud(id_, pick % (draws or features.draws)),)}
+    return {"clouds": (dataset.cloud(id_, count, fixed_seed(pick % draws) if draws else pick),)}
+
+
+def _images(dataset: DataSet, id_: str, chosen: list[int], features: FeatureStore | None) -> dict[str, Any]:
+    if features is not None and "images" in features.parts:
+        return {"image_features": tuple(features.view(id_, k) for k in chosen)}
+    return {"images": tuple(dataset.view(id_, k) for k in chosen)}
 
 
 def target_of(dataset: DataSet, id_: str) -> np.ndarray:

@@ -44,6 +44,8 @@ class Sample:
         target: CAD vocabulary indices [T] (end token included), 0 <= t < CAD_SIZE; None at inference.
         clouds: at most a few; empty where the combination has no point cloud.
         images: RGB uint8 [H, W, 3] each; empty where the combination has no image.
+        cloud_features, image_features: in place of the above where an encoder's features are read from a store:
+            [tokens, width] each, float32, float16, or uint16 that holds the bits of bfloat16.
     """
 
     id: str
@@ -52,6 +54,18 @@ class Sample:
     target: np.ndarray | None
     clouds: tuple[Cloud, ...] = ()
     images: tuple[np.ndarray, ...] = ()
+    cloud_features: tuple[np.ndarray, ...] = ()
+    image_features: tuple[np.ndarray, ...] = ()
+
+    @property
+    def cloud_count(self) -> int:
+        """Clouds that are shown, as points or as features."""
+        return len(self.clouds) + len(self.cloud_features)
+
+    @property
+    def image_count(self) -> int:
+        """Images that are shown, as pixels or as features."""
+        return len(self.images) + len(self.image_features)
 
 
 @dataclass(slots=True)
@@ -66,6 +80,7 @@ class Batch:
             labels[b, t] is the item standing at t: the logits of position t - 1 answer for it.
         points, normals: [C, N, 3] float32, clouds of the batch in order of their placeholders; None without a cloud.
         pixels: [I, 3, 224, 224] float32 normalised (ImageNet), images in order of their placeholders; None without.
+        cloud_features, image_features: [C, tokens, width] and [I, tokens, width] of a frozen encoder, in place of the above.
         ids, combinations: of the B samples.
     """
 
@@ -76,6 +91,8 @@ class Batch:
     points: torch.Tensor | None = None
     normals: torch.Tensor | None = None
     pixels: torch.Tensor | None = None
+    cloud_features: torch.Tensor | None = None
+    image_features: torch.Tensor | None = None
     ids: list[str] = field(default_factory=list)
     combinations: list[str] = field(default_factory=list)
 
