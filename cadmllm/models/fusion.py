@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,25 +28,31 @@ class Branch(nn.Module):
     """An encoder and its projector: what a modality is turned into.
 
     Args:
-        encoder: gives [C, tokens, width].
+        encoder: gives [C, tokens, width]; None where training reads its features from a store.
         projector: width to H.
         frozen: the encoder stays in evaluation mode and is run without gradients.
     """
 
-    def __init__(self, encoder: nn.Module, projector: Projector, frozen: bool) -> None:
+    def __init__(self, encoder: nn.Module | None, projector: Projector, frozen: bool) -> None:
         super().__init__()
-        self.encoder = encoder.requires_grad_(not frozen)
+        self.encoder = encoder if encoder is None else encoder.requires_grad_(not frozen)
         self.projector = projector
         self.frozen = frozen
 
     def train(self, mode: bool = True) -> Branch:
         super().train(mode)
-        if self.frozen:
+        if self.frozen and self.encoder is not None:
             self.encoder.eval()
         return self
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Features of C inputs as embeddings [C, tokens, H], float32."""
+        if self.encoder is None:
+            raise CadmllmError(
+                "E701",
+                "the model was put together for cached features (data.features), without its encoder",
+                "load it with data.features unset",
+            )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = self.encoder(*inputs)
         return self.projector(features)
@@ -90,10 +97,15 @@ class CadMLLM(nn.Module):
                 of placeholders and of features differ.
         """
         embeds = self.rows.embed(batch.input_ids, input_embedding(self.llm))
-        clouds = (
-            None if batch.points is None else self._branch(self.points, "point clouds", POINTS_STAGE)(batch.points, batch.normals)
-        )
-        images = None if batch.pixels is None else self._branch(self.images, "images", IMAGES_STAGE)(batch.pixels)
+        clouds = images = None
+        if batch.cloud_features is not None:
+            clouds = self._branch(self.points, "point clouds", POINTS_STAGE).projector(batch.cloud_features)
+        elif batch.points is not None:
+            clouds = self._branch(self.points, "point clouds", POINTS_STAGE)(batch.points, batch.normals)
+        if batch.image_features is not None:
+            images = self._branch(self.images, "images", IMAGES_STAGE).projector(batch.image_features)
+        elif batch.pixels is not None:
+            images = self._branch(self.images, "images", IMAGES_STAGE)(batch.pixels)
         embeds = self._place(embeds, batch.input_ids, POINTS, clouds)
         return self._place(embeds, batch.input_ids, IMAGE, images)
 
@@ -197,7 +209,9 @@ def _component(name: str) -> str:
     return top
 
 
-def build_model(settings: Settings, stage: int, device: torch.device | str | None = None) -> CadMLLM:
+def build_model(
+    settings: Settings, stage: int, device: torch.device | str | None = None, cached: Mapping[str, int] | None = None
+) -> CadMLLM:
     """The model of a stage with fresh LoRA, rows and projectors; encoders of later stages are not loaded.
 
     Everything random depends on `settings.train.seed` alone. The model is on `device` (default: the settings'), but for the
@@ -207,10 +221,13 @@ def build_model(settings: Settings, stage: int, device: torch.device | str | Non
         settings: resolved settings.
         stage: 1 (text), 2 (and clouds), 3 (and images).
         device: where to.
+        cached: width of a feature by branch ('points', 'images'): the frozen encoders of these are not loaded, as their
+            features come with the batches. Everything else is as without.
 
     Raises:
         CadmllmError: E501 (language model), E502 (encoder), E102 (settings that do not go together).
     """
+    cached = cached or {}
     target = pick_device(settings) if device is None else torch.device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.train.seed)
@@ -221,8 +238,8 @@ def build_model(settings: Settings, stage: int, device: torch.device | str | Non
         rows = AddedRows(backbone.text_size, width, std, settings.train.seed)
         if backbone.rows_init is not None:
             rows.load_state_dict(backbone.rows_init)
-        points = _points_branch(settings, width, std) if stage >= POINTS_STAGE else None
-        images = _images_branch(settings, width, std) if stage >= IMAGES_STAGE else None
+        points = _points_branch(settings, width, std, cached.get("points")) if stage >= POINTS_STAGE else None
+        images = _images_branch(settings, width, std, cached.get("images")) if stage >= IMAGES_STAGE else None
     if settings.train.gradient_checkpointing:
         backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = CadMLLM(backbone, rows, points, images, stage, settings)
@@ -235,21 +252,28 @@ def build_model(settings: Settings, stage: int, device: torch.device | str | Non
     return model.train()
 
 
-def _points_branch(settings: Settings, width: int, std: float) -> Branch:
+def _points_branch(settings: Settings, width: int, std: float, cached: int | None) -> Branch:
+    seed = settings.train.seed * 8 + POINTS_STAGE
+    if cached is not None:
+        return _branch_of(None, cached, width, std, True, seed)
     from cadmllm.models.points import build_points_encoder
 
     encoder, features, frozen = build_points_encoder(settings)
-    return _branch_of(encoder, features, width, std, frozen)
+    return _branch_of(encoder, features, width, std, frozen, seed)
 
 
-def _images_branch(settings: Settings, width: int, std: float) -> Branch:
+def _images_branch(settings: Settings, width: int, std: float, cached: int | None) -> Branch:
+    seed = settings.train.seed * 8 + IMAGES_STAGE
+    if cached is not None:
+        return _branch_of(None, cached, width, std, True, seed)
     from cadmllm.models.image import build_image_encoder
 
     encoder, features, frozen = build_image_encoder(settings)
-    return _branch_of(encoder, features, width, std, frozen)
+    return _branch_of(encoder, features, width, std, frozen, seed)
 
 
-def _branch_of(encoder: nn.Module, features: int, width: int, std: float, frozen: bool) -> Branch:
+def _branch_of(encoder: nn.Module | None, features: int, width: int, std: float, frozen: bool, seed: int) -> Branch:
+    torch.manual_seed(seed)  # a projector begins the same, however many numbers the loading of its encoder drew
     projector = Projector(features, width)
     projector.scale_to(std)
     return Branch(encoder, projector, frozen)

@@ -115,7 +115,7 @@ def save_model(model: CadMLLM, folder: Path, meta: Mapping[str, object]) -> None
     os.replace(aside, folder / RECORD)
 
 
-def load_model(folder: Path, settings: Settings, stage: int | None = None) -> CadMLLM:
+def load_model(folder: Path, settings: Settings, stage: int | None = None, cached: Mapping[str, int] | None = None) -> CadMLLM:
     """The model that a folder holds.
 
     Args:
@@ -125,6 +125,7 @@ def load_model(folder: Path, settings: Settings, stage: int | None = None) -> Ca
             where files lie and how to run count (checkpoint of Michelangelo, attention, quantization, devices), and `llm` when
             the base is not where it was. A number: a model of that stage under `settings`, which must agree with the
             checkpoint; parts it does not hold yet start fresh and are named in `model.fresh`.
+        cached: as for `build_model`: whose frozen encoders are not loaded.
 
     Raises:
         CadmllmError: E503 when a file is missing or broken; E504 when it does not fit; E501, E502 from its parts.
@@ -141,7 +142,7 @@ def load_model(folder: Path, settings: Settings, stage: int | None = None) -> Ca
         settings = _recorded(settings, record)
     else:
         _agree(settings, record, state, stage, str(folder))
-    model = build_model(settings, record["stage"] if stage is None else stage)
+    model = build_model(settings, record["stage"] if stage is None else stage, cached=cached)
     parts = ("config", "tokenizer", "weights") if settings.lora.enabled else ("config", "tokenizer")
     for part in parts:
         if model.fingerprint[part] != record["base"].get(part):
