@@ -1,0 +1,317 @@
+"""Runs the frozen encoders once over a data set and keeps their features; stopped at any moment, it goes on where it was.
+
+The shards are the truth: each says in its header which ids it holds and what their files were like. The index is made of them
+at the end. What is to be done is cut into shards in the order of the ids, and a shard stands whole or not at all, so what an
+interrupted run left is a beginning of what an undisturbed one writes, to the byte.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cadmllm.corpus.features import digest_of, stamp_of
+from cadmllm.corpus.shards import (
+    FLAGS,
+    INDEX,
+    PARTS,
+    Entry,
+    Recipe,
+    Shard,
+    damaged_rows,
+    latest_entries,
+    read_index,
+    read_shard,
+    shard_paths,
+    write_index,
+)
+from cadmllm.corpus.sources import Source, Sources, inputs_of, sources_of
+from cadmllm.errors import CadmllmError
+from cadmllm.models.features import FrozenEncoder, encoder_name, feature_tokens, files_hash, refuse_trained, why_trained
+from cadmllm.train.cached import differences
+from cadmllm.train.shardwriter import ShardWriter
+
+if TYPE_CHECKING:
+    from cadmllm.console import Console, Progress
+    from cadmllm.corpus.layout import DataSet
+    from cadmllm.settings import Settings
+
+OVERHEAD = 1.02  # headers, checksums and the index, over the features themselves
+LOCK = ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to encode.
+
+    Attributes:
+        parts: 'points', 'images'; None: every frozen encoder's.
+        draws: fixed draws of points an id.
+        dtype: of what is stored, a key of `shards.DTYPES`.
+        workers: processes that read clouds and views; 0: this one.
+        batch_size: clouds or views that the encoder sees at once.
+        verify: read every stored feature back first; what is damaged is encoded again.
+        overwrite: throw away features made by another recipe.
+    """
+
+    parts: tuple[str, ...] | None = None
+    draws: int = 1
+    dtype: str = "bfloat16"
+    workers: int = 0
+    batch_size: int = 16
+    verify: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PartReport:
+    """What became of a part: ids encoded now, kept, touched but unchanged; rows unreadable; the store's rows, bytes, shards."""
+
+    part: str
+    encoded: int
+    kept: int
+    touched: int
+    unreadable: int
+    rows: int
+    shards: int
+    bytes: int
+    seconds: float
+    problems: tuple[str, ...] = ()
+
+
+def encode(settings: Settings, dataset: DataSet, out: Path, options: Options, console: Console) -> list[PartReport]:
+    """Bring the features in `out` up to date with the data set and the encoders of the settings.
+
+    Raises:
+        CadmllmError: E472 (an encoder is trained), E502 (it cannot be loaded, or gives NaN), E406 (no cloud or view), E409 (the
+            folder holds something else, or is being written), E470 (it holds features of another recipe), E821 (disk), E303.
+    """
+    parts = options.parts or tuple(part for part in PARTS if not why_trained(settings, part))
+    for part in parts or PARTS[:1]:
+        refuse_trained(settings, part)
+    _check_out(out)
+    with _locked(out):
+        return [PartEncoding(settings, dataset, out / part, options, console).run() for part in parts]
+
+
+class PartEncoding:
+    """One part of `encode`."""
+
+    def __init__(self, settings: Settings, dataset: DataSet, folder: Path, options: Options, console: Console) -> None:
+        self.settings, self.dataset, self.folder, self.options, self.console = settings, dataset, folder, options, console
+        self.part = folder.name
+        self._encoder: FrozenEncoder | None = None
+
+    def run(self) -> PartReport:
+        """Find out what is missing, encode it, write the index."""
+        begun = time.perf_counter()
+        listed = list(sources_of(self.dataset, self.part, self.dataset.ids))
+        if not listed:
+            what = "point file" if self.part == "points" else "view"
+            remedy = f"make them: cadmllm data prepare {self.dataset.data.root} {FLAGS[self.part]}"
+            raise CadmllmError("E406", f"no id of {self.dataset.data.root} has a {what}: there is nothing to encode", remedy)
+        self.folder.mkdir(exist_ok=True)
+        shards = self._good_shards()
+        self.recipe = self._recipe(shards)
+        shards = self._of_this_recipe(shards)
+        todo, stamps, touched = self._missing(listed, shards)
+        self._check_disk(todo)
+        kept, dead = _divided([*shards, *self._encode(todo, shards)])
+        if touched or not self._indexed(kept):
+            write_index(self.folder, self.recipe, kept, stamps)
+        for shard in dead:
+            shard.path.unlink()
+        return self._report(kept, len(listed), len(todo), touched, time.perf_counter() - begun)
+
+    # what is there
+
+    def _good_shards(self) -> list[Shard]:
+        """The shards that are whole; what a kill or a full disk left behind is removed, broken ones are said."""
+        for leftover in self.folder.glob(".*.safetensors"):
+            leftover.unlink()
+        good = []
+        paths = shard_paths(self.folder)
+        for path in paths:
+            try:
+                shard = read_shard(path)
+                if self.options.verify and (damaged := damaged_rows(shard)):
+                    raise CadmllmError("E471", f"{path}: {damaged} of {shard.rows} rows are not what was written", "")
+            except CadmllmError as error:
+                self.console.warn(f"{error.code} {error.message}; its ids are encoded again")
+                path.unlink()
+                (self.folder / INDEX).unlink(missing_ok=True)
+            else:
+                good.append(shard)
+        return good
+
+    def _recipe(self, shards: Sequence[Shard]) -> Recipe:
+        """What the settings ask for; the encoder is loaded only where its files do not tell that it is the one that was used."""
+        kind, source = encoder_name(self.settings, self.part)
+        files = files_hash(self.settings, self.part)
+        inputs = inputs_of(self.part, self.settings.model.point_count, self.options.draws)
+        found = shards[-1].recipe if shards else None
+        same = found is not None and files and found.files == files and found.compute == self.settings.dtype
+        weights, width = (found.weights, found.width) if same and found else (self.encoder.weights, self.encoder.width)
+        tokens = feature_tokens(self.settings, self.part)
+        return Recipe(kind, weights, tokens, width, self.settings.dtype, self.options.dtype, inputs, files, source)
+
+    @property
+    def encoder(self) -> FrozenEncoder:
+        """Loaded when it is first needed."""
+        if self._encoder is None:
+            self._encoder = FrozenEncoder(self.settings, self.part)
+        return self._encoder
+
+    def _of_this_recipe(self, shards: list[Shard]) -> list[Shard]:
+        foreign = [shard for shard in shards if shard.recipe != self.recipe]
+        if not foreign:
+            return shards
+        said = "; ".join(differences(foreign[0].recipe, self.recipe))
+        if not self.options.overwrite:
+            raise CadmllmError(
+                "E470",
+                f"{self.folder} holds features made otherwise: {said}",
+                "make them anew: add --overwrite to the command; or keep them and name another folder: --out DIR",
+            )
+        self.console.note(f"{self.folder}: {len(foreign)} shards made otherwise are thrown away ({said})")
+        (self.folder / INDEX).unlink(missing_ok=True)
+        for shard in foreign:
+            shard.path.unlink()
+        return [shard for shard in shards if shard.recipe == self.recipe]
+
+    def _missing(self, listed: Sequence[Source], shards: Sequence[Shard]) -> tuple[list[Source], dict[str, str], int]:
+        """What has no features of its files as they are; newer stamps of unchanged files, and how many of them are new."""
+        latest = {id_: entry for id_, (_, entry) in latest_entries(shards).items()}
+        known = {id_: entry.stamp for id_, entry in latest.items()} | self._touched_before(latest)
+        rows = Sources(self.part, listed, self.settings.model.point_count, self.options.draws).rows
+        todo, doubtful = [], []
+        for source in listed:
+            entry = latest.get(source.id)
+            if entry is None or entry.count != rows(source):
+                todo.append(source)
+            elif known[source.id] != _stamp(source):
+                doubtful.append(source)
+        with self.console.progress(len(doubtful), f"{self.part}: comparing touched files") as bar:
+            same = {source.id: _stamp(source) for source in doubtful if _same(source, latest[source.id], bar)}
+        changed = {source.id for source in doubtful} - same.keys()
+        todo = [source for source in listed if source.id in changed | {source.id for source in todo}]
+        carried = {id_: stamp for id_, stamp in known.items() if stamp != latest[id_].stamp and id_ not in changed}
+        return todo, carried | same, len(same)
+
+    def _touched_before(self, latest: dict[str, Entry]) -> dict[str, str]:
+        """Newer stamps that the index has of entries that still count."""
+        try:
+            _, _, columns = read_index(self.folder / INDEX)
+        except CadmllmError:
+            return {}  # none yet, or a broken one: files that were touched are compared again
+        found = {}
+        for name, stamp, digest in zip(columns["ids"], columns["stamp"], columns["digest"], strict=True):
+            id_ = name.tobytes().rstrip(b"\0").decode()
+            if id_ in latest and latest[id_].digest == digest.tobytes().hex():
+                found[id_] = stamp.tobytes().hex()
+        return found
+
+    def _indexed(self, shards: Sequence[Shard]) -> bool:
+        """Whether the index is one of exactly these shards."""
+        try:
+            recipe, kept, _ = read_index(self.folder / INDEX)
+        except CadmllmError:
+            return False
+        return recipe == self.recipe and kept == [(shard.path.name, shard.bytes, shard.rows, shard.offset) for shard in shards]
+
+    # what is made
+
+    def _check_disk(self, todo: Sequence[Source]) -> None:
+        rows = Sources(self.part, todo, 0, self.options.draws).rows
+        needed = int(sum(map(rows, todo)) * self.recipe.row_bytes * OVERHEAD)
+        free = shutil.disk_usage(self.folder).free
+        if needed:
+            self.console.note(f"{self.part}: {len(todo):,} ids to encode, {needed / 2**30:.2f} GiB ({free / 2**30:.1f} GiB free)")
+        if needed > free:
+            raise CadmllmError(
+                "E821",
+                f"the features need {needed / 2**30:.1f} GiB more and {self.folder} has {free / 2**30:.1f} GiB free",
+                "name a folder on a larger disk: --out DIR; or keep fewer numbers: --draws 1, a smaller model.image_tokens, "
+                "--dtype bfloat16",
+            )
+
+    def _encode(self, todo: Sequence[Source], shards: Sequence[Shard]) -> list[Shard]:
+        if not todo:
+            return []
+        sources = Sources(self.part, todo, self.settings.model.point_count, self.options.draws)
+        writer = ShardWriter(self.encoder, self.recipe, self.options.batch_size)
+        number = 1 + max((shard.number for shard in shards), default=-1)
+        return writer.write(self.folder, number, sources, self.options.workers, self.console)
+
+    def _report(self, shards: Sequence[Shard], listed: int, encoded: int, touched: int, seconds: float) -> PartReport:
+        latest = latest_entries(shards)
+        broken = [item for place, shard in enumerate(shards) for item in shard.broken if latest[item.id][0] == place]
+        return PartReport(
+            self.part,
+            encoded,
+            listed - encoded,
+            touched,
+            len(broken),
+            sum(shard.rows for shard in shards),
+            len(shards),
+            sum(shard.bytes for shard in shards) + (self.folder / INDEX).stat().st_size,
+            seconds,
+            tuple(f"{item.code} {item.message}" for item in broken[:3]),
+        )
+
+
+def _divided(shards: Sequence[Shard]) -> tuple[list[Shard], list[Shard]]:
+    """(those with an entry that counts, those without one)."""
+    alive = {place for place, _ in latest_entries(shards).values()}
+    kept = [shard for place, shard in enumerate(shards) if place in alive]
+    return kept, [shard for place, shard in enumerate(shards) if place not in alive]
+
+
+def _stamp(source: Source) -> str:
+    try:
+        return stamp_of(source.paths)
+    except OSError:
+        return ""  # gone since it was listed: it is met again, and told of, when it is read
+
+
+def _same(source: Source, entry: Entry, bar: Progress) -> bool:
+    """Whether files that were touched hold what they held."""
+    bar.advance()
+    try:
+        return digest_of(source.paths) == entry.digest
+    except OSError:
+        return False
+
+
+def _check_out(out: Path) -> None:
+    """Write only into a folder that is ours, empty or new."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        found = sorted(path.name for path in out.iterdir() if path.name not in (*PARTS, LOCK))
+    except OSError as error:
+        raise CadmllmError(
+            "E303", f"cannot write {out}: {error.strerror}", "give a folder that can be written: --out DIR"
+        ) from error
+    links = [name for name in PARTS if (out / name).is_symlink()]
+    if found or links:
+        raise CadmllmError(
+            "E409", f"{out} holds {(found or links)[0]!r}, which is no cache of features", "give another folder: --out DIR"
+        )
+
+
+@contextmanager
+def _locked(out: Path) -> Generator[None]:
+    """One `data encode` at a time; the system frees the lock of a process that was killed."""
+    with (out / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            message = f"another `cadmllm data encode` is writing {out}"
+            raise CadmllmError("E409", message, "wait for it, or give another folder: --out DIR") from error
+        yield
