@@ -11,6 +11,7 @@ from cadmllm.cad.kernel import BuildResult, Verdict
 from cadmllm.cad.program import Program
 from cadmllm.cad.tokens import decode
 from cadmllm.cad.workshop import Job, Workshop
+from cadmllm.corpus.features import FeatureStore
 from cadmllm.corpus.sample import load_sample
 from cadmllm.errors import CadmllmError
 from cadmllm.infer.generate import Answer, generate
@@ -84,6 +85,7 @@ def sample_and_judge(
     seed: int = 0,
     grammar: bool = True,
     mesh: bool = False,
+    features: FeatureStore | None = None,
 ) -> list[Judged]:
     """Answer held-out samples and build the answers.
 
@@ -96,6 +98,7 @@ def sample_and_judge(
         workshop: an open one.
         max_new_tokens, temperature, top_p, seed, grammar: as for `generate`; the seed also picks captions, points and views.
         mesh: also bring the triangles back.
+        features: where those of the encoders that the model was put together without are read.
     """
     settings = model.settings.model
     samples = [
@@ -109,6 +112,8 @@ def sample_and_judge(
             position=position,
             point_count=settings.point_count,
             views=settings.image_views,
+            draws=model.settings.data.draws,
+            features=features,
         )
         for position, (name, combination) in enumerate(zip(ids, combinations, strict=True))
     ]
@@ -151,7 +156,7 @@ def validator(
     Args:
         dataset: where the ids are from.
         ids: held-out ids; the first `count` are shown, in turn under each combination that the stage shows.
-        settings: `infer.max_new_tokens` and `kernel` are read; answers are greedy.
+        settings: `infer.max_new_tokens`, `kernel` and `data.features` are read; answers are greedy.
         count: prompts.
 
     Returns:
@@ -161,8 +166,12 @@ def validator(
     def validate(model: CadMLLM, stage: Shows) -> dict[str, float]:
         chosen = list(ids[:count])
         shown = in_turn(chosen, [name for name, share in stage.probabilities.items() if share > 0.0], dataset)
+        # training checked them before its first step; a stage that shows text alone does not ask for them
+        folder = settings.data.features if set(shown) - {"text"} else None
+        store = FeatureStore(folder) if folder is not None else None
         with Workshop(settings.kernel.workers, settings.kernel.timeout) as workshop:
-            judged = sample_and_judge(model, dataset, chosen, shown, workshop, max_new_tokens=settings.infer.max_new_tokens)
+            budget = settings.infer.max_new_tokens
+            judged = sample_and_judge(model, dataset, chosen, shown, workshop, max_new_tokens=budget, features=store)
         return {name: row["valid"] for name, row in shares(judged).items()}
 
     return validate

@@ -18,6 +18,7 @@ from cadmllm.errors import CadmllmError, Exit
 from cadmllm.models.stages import STAGE_NAMES, STEPS, is_complete
 from cadmllm.settings import Settings
 from cadmllm.train import report
+from cadmllm.train.cached import open_features
 from cadmllm.train.checkpoint import discard, finish_stage, save_step, sweep
 from cadmllm.train.curriculum import Stage, Start, plan_stages, starting_point
 from cadmllm.train.guards import Interrupts, check_run_folder, has_saves
@@ -94,6 +95,7 @@ def train(
     """
     planned = plan_stages(settings, stages)
     check_run_folder(planned, resume, overwrite)
+    cached = open_features(settings, planned, dataset, console)
     metrics = Metrics(settings.run.dir / "metrics.jsonl")
     wandb = Wandb(settings, planned[0], console)
     results: list[StageResult] = []
@@ -105,10 +107,10 @@ def train(
                     results.append(_summary(stage, metrics, True))
                     continue
                 if resume and has_saves(stage):
-                    session = resume_session(settings, stage, dataset, console)
+                    session = resume_session(settings, stage, dataset, console, cached)
                 else:
                     start = starting_point(settings, planned, index, from_scratch)
-                    session = open_session(settings, stage, start, dataset, console)
+                    session = open_session(settings, stage, start, dataset, console, cached)
                 if overwrite:
                     discard(stage.folder)
                 results.append(StageRun(session, console, metrics, wandb, stop, validator).run())
@@ -139,6 +141,7 @@ def dry_run(
     """
     planned = plan_stages(settings, stages)
     check_run_folder(planned, resume, overwrite)
+    open_features(settings, planned, dataset, console)
     rows = []
     for index, stage in enumerate(planned):
         if resume and is_complete(stage.folder):
@@ -256,7 +259,8 @@ class StageRun:
 
     def _validate(self) -> dict[str, float]:
         s = self.session
-        return validation_loss(s.engine, s.dataset, s.data.val_ids, s.stage, s.settings, s.collate)
+        store = s.cached.store if s.cached else None
+        return validation_loss(s.engine, s.dataset, s.data.val_ids, s.stage, s.settings, s.collate, store)
 
     def _save(self, step: int) -> Path:
         self.metrics.sync()

@@ -121,6 +121,7 @@ def metadata(session: Session, step: int, figures: dict[str, Any]) -> dict[str, 
         "samples": len(session.data.train_ids),
         "left_out": dict(Counter(problem.code for problem in session.data.left_out)),
         "probabilities": session.stage.probabilities,
+        "cached_features": session.cached.as_dict() if session.cached else None,
         "groups": [
             {"component": info.component, "parameters": info.parameters, "lr": info.lr, "weight_decay": info.weight_decay}
             for info in session.infos

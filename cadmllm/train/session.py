@@ -15,6 +15,7 @@ from cadmllm.models.fusion import build_model
 from cadmllm.models.stages import STEPS, verify
 from cadmllm.models.weights import load_model
 from cadmllm.settings import Settings
+from cadmllm.train.cached import Cached
 from cadmllm.train.checkpoint import newest_save
 from cadmllm.train.curriculum import Stage, Start
 from cadmllm.train.optim import GroupInfo, build_optimizer, lr_share, set_rates
@@ -53,6 +54,7 @@ class Session:
     engine: Engine
     infos: list[GroupInfo]
     fingerprint: dict[str, object]
+    cached: Cached | None = None
     begin: int = 0
 
     def lr_share(self, step: int) -> float:
@@ -97,18 +99,22 @@ def stage_data(settings: Settings, stage: Stage, dataset: DataSet) -> StageData:
     return StageData(good, bad, usable_val)
 
 
-def open_session(settings: Settings, stage: Stage, start: Start, dataset: DataSet, console: Console) -> Session:
+def open_session(
+    settings: Settings, stage: Stage, start: Start, dataset: DataSet, console: Console, cached: Cached | None = None
+) -> Session:
     """Load or build the model of a stage and everything around it, before its first step.
+
+    With cached features (`cached.open_features`) the encoders that made them are not loaded.
 
     Raises:
         CadmllmError: E406 (data), E501..E504 (model, checkpoint).
     """
     data = stage_data(settings, stage, dataset)
     torch.manual_seed(settings.train.seed * 16 + stage.number)
-    return _assemble(settings, stage, start, dataset, data)
+    return _assemble(settings, stage, start, dataset, data, cached)
 
 
-def resume_session(settings: Settings, stage: Stage, dataset: DataSet, console: Console) -> Session:
+def resume_session(settings: Settings, stage: Stage, dataset: DataSet, console: Console, cached: Cached | None = None) -> Session:
     """The stage as its newest good save left it.
 
     Raises:
@@ -122,8 +128,10 @@ def resume_session(settings: Settings, stage: Stage, dataset: DataSet, console: 
             f"none of the saves in {stage.folder / STEPS} is whole",
             f"train the stage anew: cadmllm train stage{stage.number} --overwrite",
         )
-    check_fingerprint(save.place["fingerprint"], fingerprint(settings, stage.number, data.train_ids), str(save.folder))
-    session = _assemble(settings, stage, Start(save.folder, f"resumed after step {save.place['step']}"), dataset, data)
+    mark = fingerprint(settings, stage.number, data.train_ids, cached.mark(stage.number) if cached else None)
+    check_fingerprint(save.place["fingerprint"], mark, str(save.folder))
+    start = Start(save.folder, f"resumed after step {save.place['step']}")
+    session = _assemble(settings, stage, start, dataset, data, cached)
     load_optimizer(session.engine.optimizer, session.infos, save.optimizer, str(save.folder))
     if save.place["scaler"]:
         session.engine.scaler.load_state_dict(save.place["scaler"])
@@ -132,18 +140,20 @@ def resume_session(settings: Settings, stage: Stage, dataset: DataSet, console: 
     return session
 
 
-def _assemble(settings: Settings, stage: Stage, start: Start, dataset: DataSet, data: StageData) -> Session:
+def _assemble(
+    settings: Settings, stage: Stage, start: Start, dataset: DataSet, data: StageData, cached: Cached | None
+) -> Session:
+    widths = cached.widths if cached else None
     if start.checkpoint is None:
-        model = build_model(settings, stage.number)
+        model = build_model(settings, stage.number, cached=widths)
     else:
         verify(start.checkpoint)
-        model = load_model(start.checkpoint, settings, stage.number)
+        model = load_model(start.checkpoint, settings, stage.number, cached=widths)
     collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, settings.train.max_seq_length)
-    windows = Windows(dataset, data.train_ids, stage, settings, collate)
+    windows = Windows(dataset, data.train_ids, stage, settings, collate, cached.store if cached else None)
     optimizer, infos = build_optimizer(model.parameter_groups(), stage.number, stage.lr, settings.train)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     engine = Engine(model, optimizer, parameters, model.device, settings.dtype, settings.train.clip)
     model.train()
-    mark = fingerprint(settings, stage.number, data.train_ids)
-    return Session(settings, stage, start, dataset, data, model, collate, windows, engine, infos, mark)
-
+    mark = fingerprint(settings, stage.number, data.train_ids, cached.mark(stage.number) if cached else None)
+    return Session(settings, stage, start, dataset, data, model, collate, windows, engine, infos, mark, cached)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import torch
@@ -35,8 +35,10 @@ class Place(TypedDict):
     scaler: dict[str, float]
 
 
-def fingerprint(settings: Settings, stage: int, ids: Sequence[str]) -> dict[str, object]:
-    """Every setting that changes the numbers of a stage, flat, and the training ids as (count, hash)."""
+def fingerprint(
+    settings: Settings, stage: int, ids: Sequence[str], features: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Every setting that changes the numbers of a stage, flat, the training ids as (count, hash), the cached features."""
     dumped = settings.model_dump(mode="json")
     asked = settings.stages[stage].model_dump(mode="json")
     groups = {"model": dumped["model"], "lora": dumped["lora"], "train": dumped["train"], f"stages.{stage}": asked}
@@ -47,6 +49,9 @@ def fingerprint(settings: Settings, stage: int, ids: Sequence[str]) -> dict[str,
         for key, value in values.items():
             if not (group == "train" and key in FREE_TRAIN_KEYS):
                 flat[f"{group}.{key}"] = value
+    if settings.data.draws and stage > 1:  # stage 1 shows no cloud
+        flat["data.draws"] = settings.data.draws
+    flat |= features or {}
     flat["training ids"] = len(ids)
     flat["training ids (hash)"] = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
     return flat

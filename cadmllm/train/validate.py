@@ -13,6 +13,7 @@ from cadmllm.train.curriculum import Stage
 from cadmllm.train.step import Engine
 
 if TYPE_CHECKING:
+    from cadmllm.corpus.features import FeatureStore
     from cadmllm.corpus.layout import DataSet
     from cadmllm.corpus.types import Batch, Sample
     from cadmllm.models.fusion import CadMLLM
@@ -29,6 +30,7 @@ def validation_loss(
     stage: Stage,
     settings: Settings,
     collate: Callable[[Sequence[Sample]], Batch],
+    features: FeatureStore | None = None,
 ) -> dict[str, float]:
     """Mean loss a supervised token, by combination the stage shows, and over 'all' of them.
 
@@ -45,7 +47,7 @@ def validation_loss(
         for name in names:
             able = [id_ for id_ in ids if set(name.split("+")) <= dataset.modalities(id_) | {"text"}][:each]
             if able:
-                samples = [_sample(dataset, id_, place, name, stage, settings) for place, id_ in enumerate(able)]
+                samples = [_sample(dataset, id_, place, name, stage, settings, features) for place, id_ in enumerate(able)]
                 sums[name] = _loss(engine, samples, settings.train.batch_size, collate)
     finally:
         engine.model.train(was_training)
@@ -55,10 +57,12 @@ def validation_loss(
     return means
 
 
-def _sample(dataset: DataSet, id_: str, place: int, name: str, stage: Stage, settings: Settings) -> Sample:
+def _sample(
+    dataset: DataSet, id_: str, place: int, name: str, stage: Stage, settings: Settings, features: FeatureStore | None
+) -> Sample:
     where = {"seed": settings.train.seed, "stage": stage.number, "epoch": EPOCH, "position": place}
-    shape = {"point_count": settings.model.point_count, "views": settings.model.image_views}
-    return load_sample(dataset, id_, name, **where, **shape)
+    shape = {"point_count": settings.model.point_count, "views": settings.model.image_views, "draws": settings.data.draws}
+    return load_sample(dataset, id_, name, features=features, **where, **shape)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from cadmllm.train.guards import deaf_to_signals
 if TYPE_CHECKING:
     import numpy as np
 
+    from cadmllm.corpus.features import FeatureStore
     from cadmllm.corpus.layout import DataSet, Problem
     from cadmllm.corpus.types import Batch, Sample
 
@@ -57,6 +58,7 @@ class Windows(Dataset[Window]):
         stage: what is shown.
         settings: batch size, accumulation, seed, points and views a sample.
         collate: samples to a batch.
+        features: what it holds is read from it instead of clouds and views.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class Windows(Dataset[Window]):
         stage: Stage,
         settings: Settings,
         collate: Callable[[Sequence[Sample]], Batch],
+        features: FeatureStore | None = None,
     ) -> None:
         self.dataset, self.ids, self.stage, self.settings, self.collate = dataset, ids, stage, settings, collate
+        self.features = features
         self.longest = longest_target(settings, stage.probabilities)
         self._order: tuple[int, np.ndarray] | None = None
         self.window = settings.train.batch_size * settings.train.accumulation
@@ -120,8 +124,8 @@ class Windows(Dataset[Window]):
         }
         draw = draw_combination(self.stage.probabilities, self.dataset.modalities(id_), **where)
         model = self.settings.model
-        shape = {"point_count": model.point_count, "views": model.image_views}
-        sample = load_sample(self.dataset, id_, draw.shown, **where, **shape)
+        shape = {"point_count": model.point_count, "views": model.image_views, "draws": self.settings.data.draws}
+        sample = load_sample(self.dataset, id_, draw.shown, features=self.features, **where, **shape)
         length = 0 if sample.target is None else len(sample.target)
         if length > self.longest:
             message = f"{id_}: the target has {length} tokens now, more than {self.longest}"
@@ -131,7 +135,7 @@ class Windows(Dataset[Window]):
     def _length(self, sample: Sample) -> int:
         """The sample's tokens, the caption's guessed at four letters each."""
         model = self.settings.model
-        features = len(sample.clouds) * model.point_tokens + len(sample.images) * model.image_tokens
+        features = sample.cloud_count * model.point_tokens + sample.image_count * model.image_tokens
         target = 0 if sample.target is None else len(sample.target)
         return features + target + len(sample.caption) // 4
 
