@@ -1,80 +1,83 @@
-"""Points and views of programs, made by our kernel and renderer: for generated parts and for data sets that lack them.
+"""STEP files, clouds and views of a data set's programs: what is missing or changed is made, the rest is left as it is.
 
-Kernel builds run in the workshop's killable processes, sampling and drawing in a pool of their own. Files are written aside
-and renamed, files that exist are kept, so a run that was interrupted goes on where it stopped. What a file holds depends on
-the id, the seed and the program alone, not on the number of workers.
+A program goes through one function (`derive`) in a killable process. What was made stands in a manifest (`manifest`), so a run
+may be killed at any moment and started again: files and manifest are those of a run that nothing disturbed. The parent holds no
+outcome: its memory does not depend on the size of the data set but for the list of ids.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
+import functools
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-
-from cadmllm.cad import files
-from cadmllm.corpus import order
+from cadmllm.cad.kernel import Verdict
+from cadmllm.cad.workers import Crew
+from cadmllm.corpus.derive import (
+    POINT_COUNT,
+    PRODUCTS,
+    Outcome,
+    Piece,
+    Product,
+    Recipe,
+    aside_file,
+    digest,
+)
+from cadmllm.corpus.manifest import Line, Workplace
+from cadmllm.corpus.shelves import Shelves
 from cadmllm.errors import CadmllmError
 
-if TYPE_CHECKING:
-    from cadmllm.cad.mesh import Mesh
-    from cadmllm.cad.program import Program
+__all__ = ["POINT_COUNT", "Recipe", "Report", "crew", "prepare"]
 
-VIEWS = 8
-POINT_COUNT = 8192  # twice what an encoder sees, so that each epoch draws another half
-BLOCK = 64  # programs read ahead of the kernel
-COLOURS = 10  # of a compact view
-
-
-@dataclass(frozen=True, slots=True)
-class Derive:
-    """What is made of each program.
-
-    Attributes:
-        points: surface points a cloud; 0: no clouds.
-        views: whether the 8 views are drawn.
-        size: pixels of a view's side.
-        compact: 16-bit points and pictures of a few colours, a fifth of the space: for data sets that are shipped.
-        seed: of the points.
-    """
-
-    points: int = 0
-    views: bool = False
-    size: int = 224
-    compact: bool = False
-    seed: int = 0
-
-    def recipe(self) -> dict[str, object]:
-        """What tells files of this kind from others."""
-        out: dict[str, object] = {}
-        if self.points:
-            out["points"] = {"count": self.points, "compact": self.compact, "seed": self.seed}
-        if self.views:
-            out["views"] = {"size": self.size, "compact": self.compact}
-        return out
+SHARE = 16  # programs a worker is handed at once, where they are small
+RECYCLE = 500  # programs after which a worker is replaced
+SHOWN = 20  # failures of each verdict that a report carries; the manifest has all of them
+PRELOAD = ("cadmllm.corpus.derive", "cadmllm.cad.render", "cadmllm.cad.omnicad", "PIL.PngImagePlugin", "scipy.sparse.csgraph")
 
 
 @dataclass(slots=True)
 class Report:
-    """Outcome of a preparation: programs in all, made now, found complete, and why the others were not made."""
+    """Outcome of a preparation.
+
+    Attributes:
+        total: programs in all.
+        made: something was made now.
+        kept: everything wanted was there, made by an earlier run.
+        others: nothing was to be made as all that is wanted is someone else's.
+        failed: nothing could be made, now or before.
+        skipped: of those, failed before and not tried again.
+        foreign: ids of which a product is someone else's and was kept, by product.
+        stale: files of changed programs that were not wanted now and were removed.
+        verdicts: of all programs as they stand in the manifest.
+        failures: the first of each verdict: id, verdict, code, reason.
+        seconds: of the workers, by stage.
+        wall: seconds from the first program to the last.
+    """
 
     total: int = 0
     made: int = 0
     kept: int = 0
+    others: int = 0
+    failed: int = 0
+    skipped: int = 0
+    stale: int = 0
+    foreign: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
     failures: list[dict[str, str]] = field(default_factory=list)
+    seconds: Counter[str] = field(default_factory=Counter)
+    wall: float = 0.0
 
-    def fail(self, id_: str, verdict: str, code: str, reason: str) -> None:
-        """Count a program that nothing could be made of."""
+    def fail(self, line: Line) -> None:
+        """Count a program of which not everything could be made."""
+        verdict = str(line.get("verdict"))
+        self.failed += 1
         self.verdicts[verdict] += 1
-        self.failures.append({"id": id_, "verdict": verdict, "code": code, "reason": reason})
+        if self.verdicts[verdict] <= SHOWN:
+            self.failures.append({key: str(line.get(key, "")) for key in ("id", "verdict", "code", "reason")})
 
     def as_dict(self) -> dict[str, object]:
         """The shape under `--json`."""
@@ -82,162 +85,216 @@ class Report:
             "total": self.total,
             "made": self.made,
             "kept": self.kept,
-            "failed": len(self.failures),
+            "others": self.others,
+            "failed": self.failed,
+            "skipped": self.skipped,
+            "foreign": dict(sorted(self.foreign.items())),
+            "stale": self.stale,
             "verdicts": dict(sorted(self.verdicts.items())),
             "failures": self.failures,
+            "seconds": {stage: round(spent, 3) for stage, spent in self.seconds.items()},
+            "wall": round(self.wall, 3),
         }
 
 
-def targets(out: Path, id_: str, what: Derive) -> list[Path]:
-    """The files of an id: pcd/ID.npz, img/ID_000.png .. img/ID_007.png."""
-    made = [out / "pcd" / f"{id_}.npz"] if what.points else []
-    return made + ([out / "img" / f"{id_}_{k:03d}.png" for k in range(VIEWS)] if what.views else [])
+Engine = Callable[[Iterable["Commission"]], Iterator[Outcome]]  # does the pieces, in any order; `crew` and `ray_engine.cluster`
+Told = Callable[[int, Report], None]  # how many programs are over, and the report so far
+
+
+@dataclass(slots=True)
+class Commission:
+    """A piece and the place that keeps book of it: what an engine is given."""
+
+    piece: Piece
+    workplace: Workplace | None
+
+    def open(self) -> Piece:
+        """Claim the files, then hand out the piece."""
+        if self.workplace is not None:  # None on another machine: the one that keeps book has claimed them
+            self.workplace.claim(self.piece.id, self.piece.products)
+        return self.piece
+
+    def fail(self, verdict: Verdict, reason: str, seconds: float) -> Outcome:
+        """The outcome when the worker crashed or ran out of time."""
+        return Outcome(self.piece.id, "", verdict, "E302", reason)
+
+    def close(self, pid: int, result: Outcome | None) -> None:
+        """Remove what a worker that was killed had half written."""
+        if result is None and pid:
+            aside_file(self.piece.aside, pid).unlink(missing_ok=True)
+
+
+def crew(workers: int, timeout: float, recycle: int = RECYCLE, share: int = SHARE) -> Crew[Outcome]:
+    """Worker processes of this machine that do pieces."""
+    return Crew(workers, timeout, recycle, share=share, preload=PRELOAD)
+
+
+def local(commissions: Iterable[Commission], workers: int, timeout: float, recycle: int = RECYCLE) -> Iterator[Outcome]:
+    """The engine of one machine."""
+    with crew(workers, timeout, recycle) as hands:
+        yield from hands.run(commissions, ordered=False)
 
 
 def prepare(
-    programs: Iterable[tuple[str, Callable[[], Program]]],
+    ids: Sequence[str],
+    folder: Path,
     out: Path,
-    what: Derive,
+    recipe: Recipe,
     *,
     workers: int = 2,
     timeout: float = 30.0,
-    advance: Callable[[int], None] = lambda n: None,
+    retry: bool = False,
+    engine: Engine | None = None,
+    told: Told = lambda count, report: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Make what is missing of every program.
+    """Make what is missing or changed of every program.
 
     Args:
-        programs: (id, function that reads the program); a reader's CadmllmError is verdict PARSE.
-        out: folder that gets pcd/ and img/.
-        what: what to make.
-        workers: processes for drawing, and as many for the kernel.
-        timeout: seconds a build may take.
-        advance: called with the number of programs that were dealt with.
+        ids: of the programs, sorted, each once, safe to be made a path of.
+        folder: where the programs are: FOLDER/ID.json.
+        out: folder that gets pcd/, img/, step/ and the manifest.
+        recipe: what to make.
+        workers: processes of the local engine.
+        timeout: seconds a program may take, all stages together.
+        retry: try those again that failed before and have not changed.
+        engine: who does the work; None: `workers` processes here.
+        told: called as programs are dealt with.
+        warn: told of what could not be done and does no harm.
 
     Raises:
-        CadmllmError: E303 when a file cannot be written, E301 without a kernel.
+        CadmllmError: E303 when a file cannot be written, E301 without a kernel, E409, E419 and E480 as `Workplace`.
     """
-    from cadmllm.cad.workshop import Workshop
-
-    report = Report()
-    # forkserver, as the workshop: a forked child would inherit its pipes and keep dead workers looking alive
-    with (
-        Workshop(workers, timeout) as workshop,
-        ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool,
-    ):
-        pending: list[tuple[str, Future[None]]] = []
-        for block in _blocks(programs):
-            todo = _missing(block, out, what, report, advance)
-            pending += _build(todo, out, what, workshop, pool, report, advance)
-            pending = _collect(pending, report, advance, keep=BLOCK)
-        _collect(pending, report, advance, keep=0)
+    work = engine or functools.partial(local, workers=workers, timeout=timeout)
+    report = Report(total=len(ids))
+    with Workplace(out, warn) as workplace:
+        ledger = Ledger(workplace, Shelves(out), recipe, report, timeout, retry, told)
+        began = time.monotonic()
+        outcomes = work(ledger.commissions(ids, folder))
+        try:
+            for outcome in outcomes:
+                ledger.settle(outcome)
+        finally:
+            report.wall = time.monotonic() - began
+            close = getattr(outcomes, "close", None)  # a generator: its workers end before the books are closed
+            if close is not None:
+                close()
     return report
 
 
-def _blocks(programs: Iterable[tuple[str, Callable[[], Program]]]) -> Iterator[list[tuple[str, Callable[[], Program]]]]:
-    source = iter(programs)
-    while block := list(itertools.islice(source, BLOCK)):
-        yield block
+class Ledger:
+    """Compares programs with the manifest: what is to be made, and what is noted of it."""
 
+    def __init__(
+        self, workplace: Workplace, shelves: Shelves, recipe: Recipe, report: Report, timeout: float, retry: bool, told: Told
+    ) -> None:
+        self.workplace, self.shelves, self.recipe, self.report = workplace, shelves, recipe, report
+        self.timeout, self.retry, self.told = timeout, retry, told
+        self.wanted: dict[Product, dict[str, Any]] = {product: recipe.parameters(product) for product in recipe.products}
+        self._open: dict[str, tuple[Piece, Line]] = {}  # what is under way
 
-def _missing(block, out: Path, what: Derive, report: Report, advance: Callable[[int], None]) -> list[tuple[str, Program]]:
-    """The programs of a block of which a file is missing, read."""
-    todo: list[tuple[str, Program]] = []
-    for id_, read in block:
-        report.total += 1
-        if all(path.exists() for path in targets(out, id_, what)):
-            report.kept += 1
-            report.verdicts["OK"] += 1
-            advance(1)
-            continue
-        try:
-            todo.append((id_, read()))
-        except CadmllmError as error:
-            report.fail(id_, "PARSE", error.code, error.message)
-            advance(1)
-    return todo
+    def commissions(self, ids: Sequence[str], folder: Path) -> Iterator[Commission]:
+        """What is to be made, in the order of ids; what needs nothing is counted on the way."""
+        lines = self.workplace.lines()
+        line = next(lines, None)
+        for id_ in ids:
+            path = folder / f"{id_}.json"
+            while line is not None and line["id"] < id_:
+                line = next(lines, None)
+            known = line if line is not None and line["id"] == id_ else {}
+            products = self._lacking(id_, path, known)
+            if not products:
+                self.told(1, self.report)
+                continue
+            for product in products:
+                self.shelves.make_room(id_, product)
+            piece = Piece(id_, path, self.workplace.out, self.workplace.aside, products, self.recipe)
+            self._open[id_] = (piece, known)
+            yield Commission(piece, self.workplace)
 
-
-def _build(todo, out: Path, what: Derive, workshop, pool, report: Report, advance) -> list[tuple[str, Future[None]]]:
-    """Build programs and hand each mesh to the pool."""
-    from cadmllm.cad.kernel import Job, Verdict
-
-    pending = []
-    jobs = [Job(program, mesh=True) for _, program in todo]
-    for (id_, _), result in zip(todo, workshop.map(jobs), strict=True):
-        if result.verdict is Verdict.OK and result.mesh is not None:
-            pending.append((id_, pool.submit(make_files, result.mesh, out, id_, what)))
+    def _lacking(self, id_: str, path: Path, line: Line) -> tuple[Product, ...]:
+        """The products to make; () when the program is dealt with."""
+        changed = bool(line) and self._digest(path) != line.get("program")
+        foreign = failed = 0
+        lacking: list[Product] = []
+        for product, parameters in self.wanted.items():
+            entry = line.get(product)
+            ours = entry is not None and "files" in entry
+            if not ours and self.shelves.has(id_, product):
+                foreign += 1
+                self.report.foreign[product] += 1
+            elif changed or entry is None or _parameters(entry) != parameters or self._again(id_, product, line, entry):
+                lacking.append(product)
+            else:
+                failed += not ours
+        if changed and not lacking:
+            self._drop_stale(line, path)
+        if lacking:
+            return tuple(lacking)
+        if failed:
+            self.report.skipped += 1
+            self.report.fail(line)
+        elif foreign == len(self.wanted):
+            self.report.others += 1
         else:
-            report.fail(id_, str(result.verdict), "E302", result.reason)
-            advance(1)
-    return pending
+            self.report.kept += 1
+            self.report.verdicts["OK"] += 1
+        return ()
+
+    def _again(self, id_: str, product: Product, line: Line, entry: Line) -> bool:
+        """Whether files are gone or altered, or a failure is worth another try."""
+        if "files" in entry:
+            return not self.shelves.intact(id_, product, entry)
+        return self.retry or line.get("limit", self.timeout) < self.timeout
+
+    def _digest(self, path: Path) -> str:
+        try:
+            return digest(path)
+        except CadmllmError:
+            return ""  # unreadable now: it is tried, and its verdict says why not
+
+    def _drop_stale(self, line: Line, path: Path) -> None:
+        """The program has changed and nothing is to be made of it now: what was made of the old one goes."""
+        for product in PRODUCTS:
+            if "files" in line.get(product, {}):
+                self.report.stale += self.workplace.remove(line["id"], product)
+        self.workplace.finish({"id": line["id"], "program": self._digest(path), "verdict": str(Verdict.OK)})
+
+    def settle(self, outcome: Outcome) -> None:
+        """Note an outcome; the files of a failure, and those of a program that has changed since, are removed."""
+        piece, before = self._open.pop(outcome.id)
+        program = outcome.program or self._digest(piece.program)
+        kept = before if before.get("program") == program else {}
+        line: Line = {"id": outcome.id, "program": program, "verdict": str(outcome.verdict)}
+        if not outcome.ok:
+            line |= {"code": outcome.code, "reason": outcome.reason}
+            if outcome.verdict is Verdict.TIMEOUT:
+                line["limit"] = self.timeout
+        transform = outcome.transform
+        if transform is not None:
+            line |= {"center": list(transform[:3]), "scale": transform[3]}
+        else:
+            line |= {key: kept[key] for key in ("center", "scale") if key in kept}
+        for product in PRODUCTS:
+            if product in piece.products:
+                line[product] = dict(self.wanted[product])
+                if outcome.ok:
+                    line[product]["files"] = [[made.size, made.sha256] for made in outcome.files[product]]
+                else:
+                    self.workplace.remove(outcome.id, product)
+            elif product in kept:
+                line[product] = kept[product]
+            elif "files" in before.get(product, {}):
+                self.report.stale += self.workplace.remove(outcome.id, product)
+        self.workplace.finish(line)
+        self.report.seconds.update(outcome.seconds)
+        if outcome.ok:
+            self.report.made += 1
+            self.report.verdicts["OK"] += 1
+        else:
+            self.report.fail(line)
+        self.told(1, self.report)
 
 
-def _collect(pending, report: Report, advance, *, keep: int) -> list[tuple[str, Future[None]]]:
-    """Wait for the oldest drawings until at most `keep` are open."""
-    while len(pending) > keep:
-        _, future = pending.pop(0)
-        future.result()
-        report.made += 1
-        report.verdicts["OK"] += 1
-        advance(1)
-    return pending
-
-
-def make_files(mesh: Mesh, out: Path, id_: str, what: Derive) -> None:
-    """Sample and draw one mesh; files that exist stay.
-
-    Raises:
-        CadmllmError: E303 when a file cannot be written.
-    """
-    for path in targets(out, id_, what):
-        if path.exists():
-            continue
-        content = _cloud(mesh, id_, what) if path.suffix == ".npz" else _view(mesh, int(path.stem[-3:]), what)
-        make_folder(path.parent)
-        files.write_whole(path, content)
-
-
-def make_folder(path: Path) -> None:
-    """The folder, with its parents.
-
-    Raises:
-        CadmllmError: E303 when it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CadmllmError("E303", f"{path} cannot be made: {error.strerror}", "give a folder that can be written") from error
-
-
-def _cloud(mesh: Mesh, id_: str, what: Derive) -> bytes:
-    """An .npz with points in [-1, 1], unit normals, and the transform from mm: points = (mm - center) * scale."""
-    from cadmllm.cad.mesh import normalise, sample_surface
-
-    seed = order.whole(what.seed, int(order.fraction(id_) * 2**56))
-    points, normals = sample_surface(mesh, what.points, seed)
-    transform = normalise(mesh)
-    kind = np.float16 if what.compact else np.float32
-    buffer = io.BytesIO()
-    save = np.savez_compressed if what.compact else np.savez
-    save(
-        buffer,
-        points=transform.apply(points).astype(kind),
-        normals=normals.astype(kind),
-        center=np.array(transform.center),
-        scale=np.array(transform.scale),
-    )
-    return buffer.getvalue()
-
-
-def _view(mesh: Mesh, number: int, what: Derive) -> bytes:
-    """One view as PNG."""
-    from PIL import Image
-
-    from cadmllm.cad.render import render
-
-    picture = Image.fromarray(render(mesh, number, what.size))
-    if what.compact:
-        picture = picture.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+def _parameters(entry: Line) -> Line:
+    return {key: value for key, value in entry.items() if key != "files"}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from cadmllm.cad import files, omnicad
-from cadmllm.cad.program import Program
 from cadmllm.corpus.captionfiles import CAPTION
-from cadmllm.corpus.layout import VAL_LIST
-from cadmllm.corpus.parts import SHARD, VERSION, Part, generate
-from cadmllm.corpus.prepare import POINT_COUNT, Derive, Report, make_folder, prepare
+from cadmllm.corpus.manifest import make_folder
+from cadmllm.corpus.parts import SHARD, VERSION, Part, generate, part_id
+from cadmllm.corpus.prepare import POINT_COUNT, Recipe, Report, Told, prepare
+from cadmllm.corpus.sides import VAL_LIST
 from cadmllm.errors import CadmllmError
 
 __all__ = ["Part", "generate", "write_dataset"]
@@ -34,6 +34,7 @@ def write_dataset(
     compact: bool = False,
     timeout: float = 30.0,
     advance: Callable[[int], None] = lambda n: None,
+    told: Told = lambda count, report: None,
 ) -> Report:
     """Write parts 0 .. count-1 of a seed: json/, txt/, val.txt, and pcd/ and img/ when asked for.
 
@@ -48,25 +49,32 @@ def write_dataset(
         workers: processes that build and draw.
         point_count: surface points a cloud.
         size: pixels of a view's side.
-        compact: see `prepare.Derive`.
-        timeout: seconds a build may take.
-        advance: called with the number of parts written, once for the programs and once more for points and views.
+        compact: see `derive.Recipe`.
+        timeout: seconds a part may take.
+        advance: called with the number of programs written.
+        told: see `prepare`.
 
     Raises:
         CadmllmError: E409 when the folder holds something else, E303 when it cannot be written.
     """
     out = Path(out)
-    what = Derive(point_count if points else 0, views, size, compact, seed)
-    _claim(out, {"generator": VERSION, "count": count, "seed": seed} | what.recipe())
+    what = Recipe(point_count if points else 0, views, False, size, compact, seed)
+    _claim(out, {"generator": VERSION, "count": count, "seed": seed} | _recipe(what))
     _write_parts(out, count, seed, advance)
     if not points and not views:
         return Report(total=count, made=count)
-    return prepare(_programs(count, seed), out, what, workers=workers, timeout=timeout, advance=advance)
+    ids = [part_id(number) for number in range(count)]
+    return prepare(ids, out / "json", out, what, workers=workers, timeout=timeout, told=told)
 
 
-def _programs(count: int, seed: int) -> Iterator[tuple[str, Callable[[], Program]]]:
-    for part in generate(count, seed):
-        yield part.id, lambda program=part.program: program
+def _recipe(what: Recipe) -> dict[str, object]:
+    """What tells clouds and views of this kind from others."""
+    out: dict[str, object] = {}
+    if what.points:
+        out["points"] = {"count": what.points, "compact": what.compact, "seed": what.seed}
+    if what.views:
+        out["views"] = {"size": what.size, "compact": what.compact}
+    return out
 
 
 def _write_parts(out: Path, count: int, seed: int, advance: Callable[[int], None]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cadmllm.commands.data._derived import Compact, PointCount, Points, Size, Views, Workers, say
+from cadmllm.commands.data._derived import Compact, Pace, PointCount, Points, Size, Views, Workers, say
 
 if TYPE_CHECKING:
     from cadmllm.commands._options import Shared
@@ -31,7 +31,7 @@ def synth(
     """
     shared: Shared = ctx.obj
     settings, console = shared.settings(), shared.console
-    from cadmllm.corpus.prepare import POINT_COUNT
+    from cadmllm.corpus.derive import POINT_COUNT
     from cadmllm.corpus.synth import write_dataset
 
     total = count * (2 if points or views else 1)
@@ -48,5 +48,6 @@ def synth(
             compact=compact,
             timeout=settings.kernel.timeout,
             advance=bar.advance,
+            told=Pace(bar, with_time=not console.err.isatty()),
         )
     say(console, report, out, f"train on them: cadmllm train all --preset tiny --set data.root={out}")
