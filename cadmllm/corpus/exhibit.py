@@ -120,16 +120,22 @@ class Exhibit:
         }
 
 
-def open_any(data: DataSettings, console: Console | None = None) -> DataSet:
-    """The data set, also one of which nothing can be trained on; its files are listed and not examined.
+def open_any(data: DataSettings, console: Console | None = None, *, examine: bool = False, workers: int = 1) -> DataSet:
+    """The data set, also one of which nothing can be trained on.
+
+    Args:
+        data: which one.
+        console: for progress and for what deserves to be said.
+        examine: read the programs that are new; else they are listed alone.
+        workers: processes that examine.
 
     Raises:
         CadmllmError: E401 when there is no such folder, E482.
     """
     if not data.root.is_dir() and not (data.txt or data.json_ or data.img or data.points):
-        remedy = "give a data set in the Omni-CAD layout: --root FOLDER"
+        remedy = "give a data set in the Omni-CAD layout: --set data.root=FOLDER"
         raise CadmllmError("E401", f"the data set folder {data.root} does not exist", remedy)
-    return DataSet(data, open_index(data, contents=False, programs=False, console=console))
+    return DataSet(data, open_index(data, contents=False, programs=examine, workers=workers, console=console))
 
 
 def gather(dataset: DataSet, id_: str, workshop: Workshop) -> Exhibit:

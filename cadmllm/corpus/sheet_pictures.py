@@ -61,8 +61,8 @@ def draw_part(paper: Paper, box: Box, exhibit: Exhibit) -> None:
 
 def draw_no_cloud(paper: Paper, box: Box, exhibit: Exhibit) -> None:
     room = paper.panel(box, "Point cloud")
-    why = exhibit.short(exhibit.cloud_why)
-    paper.empty(room, "No point cloud", f"{why} cadmllm data prepare ROOT --points makes one.", broken="cloud" in exhibit.paths)
+    why = f"{exhibit.short(exhibit.cloud_why).rstrip('.')}. To make one: cadmllm data prepare ROOT --points"
+    paper.empty(room, "No point cloud", why, broken="cloud" in exhibit.paths)
 
 
 def draw_cloud(paper: Paper, box: Box, cloud: RawCloud, view: int, title: str) -> None:
