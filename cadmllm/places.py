@@ -41,7 +41,14 @@ def under_wsl(version_file: Path = Path("/proc/version")) -> bool:
 
 def is_windows_path(text: str) -> bool:
     r"""Whether `text` is a path as Windows writes it: `W:\data`, `C:/data` or `\\wsl$\Ubuntu\home`."""
+    text = _bare(text)
     return bool(_DRIVE.match(text) or _WSL_SHARE.match(text))
+
+
+def _bare(text: str) -> str:
+    """Without the quotes that Explorer's "Copy as path" brings along, or that a closing backslash has kept."""
+    inner = text.strip().strip("\"'").strip()
+    return inner if _DRIVE.match(inner) or _WSL_SHARE.match(inner) else text
 
 
 def local_path(text: str, *, wsl: bool | None = None) -> Path:
@@ -63,6 +70,7 @@ def local_path(text: str, *, wsl: bool | None = None) -> Path:
             "give the path as this system knows it, for example ./data/Omni-CAD",
             exit_code=Exit.USAGE,
         )
+    text = _bare(text)
     share = _WSL_SHARE.match(text)
     if share:
         return Path("/") / share.group(1).replace("\\", "/")

@@ -40,6 +40,7 @@ class _Group:
     count: int = 0
     paths: list[str] = field(default_factory=list)
     message: str = ""
+    remedy: str = ""
     last: str | None = None
 
 
@@ -48,18 +49,28 @@ class Gathering:
 
     def __init__(self, flaws: Iterable[Flaw] = ()) -> None:
         self._groups: dict[tuple[str, Level], _Group] = {}
+        self._titles: dict[str, str] = {}
         for flaw in flaws:
             self.add(flaw.code, flaw.level, flaw.path, flaw.message)
 
-    def add(self, code: str, level: Level, path: str, message: str) -> None:
-        """One more file (or folder, or id). A path that comes again at once is counted once."""
+    def title(self, code: str, text: str) -> None:
+        """What a finding of this code says before its first example, in place of the code's meaning."""
+        self._titles[code] = text
+
+    def add(self, code: str, level: Level, path: str, message: str, remedy: str = "") -> None:
+        """One more file (or folder, or id). A path that comes again at once is counted once.
+
+        Args:
+            code, level, path, message: as of a `Flaw`.
+            remedy: where this one is not mended as others of its code are.
+        """
         group = self._groups.setdefault((code, level), _Group(level))
         if group.last == path:
             return
         group.last = path
         group.count += 1
         if group.count == 1:
-            group.message = message
+            group.message, group.remedy = message, remedy
         if len(group.paths) < SHOWN:
             group.paths.append(path)
 
@@ -71,6 +82,8 @@ class Gathering:
         """Findings in order of what hurts most: failures first, the most frequent first."""
         found = []
         for (code, level), group in self._groups.items():
-            message = group.message if group.count == 1 else f"{CODES[code]}; the first: {group.message}"
-            found.append(Finding(code, level, group.count, group.paths, message, remedy(code, place, group.paths[0])))
+            title = self._titles.get(code, CODES[code])
+            message = group.message if group.count == 1 else f"{title}; the first: {group.message}"
+            mends = group.remedy or remedy(code, level, place, group.paths[0])
+            found.append(Finding(code, level, group.count, group.paths, message, mends))
         return sorted(found, key=lambda finding: (_RANK[finding.level], -finding.count, finding.code))

@@ -2,6 +2,7 @@
 
 A file keeps its path below the folder that holds it: ROOT/pcd/0000/ID.npz becomes DIR/pcd/0000/ID.npz. What happened stands
 in DIR/quarantine.jsonl, a line a file, written before the file moves: a run that was killed is completed by the next one.
+DIR/ids.txt and DIR/suspect.txt are lists for `data.exclude`.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from cadmllm.errors import CadmllmError, Exit
 
 RECORD = "quarantine.jsonl"
 IDS = "ids.txt"
+SUSPECT = "suspect.txt"
 DATA = ("json", "txt", "img", "pcd", "pointcloud", "step")  # folders of a root that are read
 BATCH = 100  # moves that are written down together before the first of them
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
-_HEAD = "# ids of which a file cannot be used; --set data.exclude={path} leaves them out of everything\n"
+_HEAD = "# ids of which {what}; --set data.exclude={path} leaves them out of everything\n"
+_WHAT = {IDS: "a file cannot be used", SUSPECT: "the kernel found something odd"}
 
 Owned = tuple[Kind, str, Flaw]
 
@@ -84,7 +87,7 @@ def put_aside(
 
     Args:
         flaws: gives (kind, owner, flaw), as `Index.flaws` does; asked twice. Files move for flaws of level fail alone; others,
-            such as entries of a caption file, are listed.
+            such as entries of a caption file, are listed; the ids of suspect programs stand in a list of their own.
         folder: DIR; made if it is not there.
         folders: of the data set.
         list_only: move nothing.
@@ -100,20 +103,28 @@ def put_aside(
         moved = set() if list_only else _move_all(flaws(), way, folder)
         outcome.moved = len(moved)
         ids: set[str] = set()
+        suspect: set[str] = set()
         with whole(folder / RECORD) as aside, aside.open("w", encoding="utf-8") as record:
             _copy_moved(folder / RECORD, record, ids)
             for kind, owner, flaw in flaws():
-                if flaw.path not in moved:
+                if kind is Kind.DEEP and flaw.level == "warn":
+                    suspect.add(owner)
+                elif flaw.path not in moved:
                     outcome.listed += 1
                     record.write(_line(flaw, None, _id_of(kind, owner, flaw), ids))
-        with whole(folder / IDS) as aside:
-            aside.write_text(_HEAD.format(path=folder / IDS) + "".join(f"{id_}\n" for id_ in sorted(ids)), encoding="utf-8")
+        _write_ids(folder / IDS, ids)
+        _write_ids(folder / SUSPECT, suspect)
     except OSError as error:
         where = f"{error.filename or folder}: {error.strerror}"
         remedy = "make room or give another folder, then run it again: it goes on where it stopped"
         raise CadmllmError("E303", f"the quarantine stops at {where}", remedy) from error
     outcome.ids = len(ids)
     return outcome
+
+
+def _write_ids(path: Path, ids: set[str]) -> None:
+    with whole(path) as aside:
+        aside.write_text(_HEAD.format(what=_WHAT[path.name], path=path) + "".join(f"{id_}\n" for id_ in sorted(ids)), "utf-8")
 
 
 class _Ways:

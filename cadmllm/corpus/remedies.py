@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from cadmllm.corpus.facts import Level
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -37,6 +39,12 @@ _VIEWS = "make these views anew: cadmllm data prepare {root} --out {derived} --v
 _ASIDE = "cadmllm data check {root} --quarantine {bad}"
 _PROGRAMS = "get these files again from where the data set comes from, or put them aside: " + _ASIDE
 _LISTED = "correct them where they stand, or leave these ids out: cadmllm data check {root} --quarantine {bad} --list-only"
+_SUSPECT = (
+    "to leave them out: cadmllm data check {root} --quarantine {bad} --list-only, then --set data.exclude={bad}/suspect.txt"
+)
+_LOOK = "they are used as far as they go; to see what of: cadmllm convert {first} /tmp/look.step"
+_LONGER = "give them more time: cadmllm data check {root} --deep --set kernel.timeout=120; " + _SUSPECT
+_DOUBT = "if they were not thinned out on purpose, make them anew: cadmllm data prepare {root} --out {derived} --points"
 _AGAIN = "get these files again (a download that is resumed ends here, too), then: cadmllm data check {root}"
 _WAIT = "when a download is going on, wait for its end and look again: cadmllm data check {root} --stage {stage}"
 
@@ -76,7 +84,7 @@ _REMEDIES = {
     "E443": "draw all eight: cadmllm data prepare {root} --out {derived} --views, then --set data.img={derived}/img; " + _WAIT,
     "E444": _VIEWS,
     "E451": "nothing but the end of the caption is lost; to keep it: --set train.max_seq_length=4096",
-    "E461": "features of these parts were lost before the file was written; to leave them out: --set data.exclude=LIST",
+    "E461": "features of these parts were lost before the file was written; " + _SUSPECT,
     "E462": "put these clouds aside: " + _ASIDE + "; make true ones: cadmllm data prepare {root} --out {derived} --points",
     "E463": "keep them on one side of the split: cadmllm data split {root}",
     "E302": "put these programs aside: " + _ASIDE,
@@ -85,12 +93,15 @@ _REMEDIES = {
 }
 
 
-def remedy(code: str, place: Place, first: str) -> str:
+def remedy(code: str, level: Level, place: Place, first: str) -> str:
     """What mends a flaw of this code.
 
     Args:
         code: of `errors.CODES`.
+        level: of the flaw; what is only suspect need not be put aside.
         place: what the command names.
         first: the first path that has the flaw.
     """
-    return _REMEDIES.get(code, _PROGRAMS).format(first=quoted(first), **place.words)
+    default = _PROGRAMS if level == "fail" else _LOOK
+    text = {"E302": _LONGER, "E462": _DOUBT}.get(code) if level == "warn" else None
+    return (text or _REMEDIES.get(code, default)).format(first=quoted(first), **place.words)
