@@ -126,8 +126,8 @@ def opened(settings: Settings, numbers: list[int], console: Console) -> Generato
                 timeout=settings.kernel.timeout,
                 advance=bar.advance,
             )
-        nowhere = dict.fromkeys(("txt", "json_", "img", "points", "train", "val"))
-        data = settings.data.model_copy(update={"root": Path(folder), **nowhere})
+        nowhere = dict.fromkeys(("txt", "json_", "img", "points", "train", "val", "test", "exclude", "features"))
+        data = settings.data.model_copy(update={"root": Path(folder), "index": Path(folder) / ".index", **nowhere})
         yield settings.model_copy(update={"data": data}), open_dataset(data)
 
 

@@ -87,7 +87,8 @@ class Roster:
 
 def is_there(index: Index) -> bool:
     """Whether the roster's columns tell what the rows do: whoever changes a row removes them."""
-    return index.db.execute("SELECT COUNT(*) FROM columns").fetchone()[0] > 0
+    names = {name.split()[0] for (name,) in index.db.execute("SELECT name FROM columns")}
+    return names == {"ids", "lengths", "flags", "fractions", "counts"}
 
 
 def make(index: Index) -> None:
