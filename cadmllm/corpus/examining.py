@@ -71,7 +71,9 @@ def _examine_kind(index: Index, folders: Folders, kind: Kind, mapped: Mapper, ad
 def _pending(index: Index, kind: Kind) -> Iterator[Work]:
     """What is to be examined, ordered by id, a page at a time (rows leave the query's result while it runs)."""
     after = ""
-    sql = "SELECT id, place, stamp FROM items WHERE kind = ? AND examined = 0 AND id > ? ORDER BY id LIMIT 2000"
+    sql = (
+        "SELECT id, place, stamp FROM items INDEXED BY pending WHERE kind = ? AND examined = 0 AND id > ? ORDER BY id LIMIT 2000"
+    )
     while page := index.db.execute(sql, (kind, after)).fetchall():
         yield from page
         after = page[-1][0]

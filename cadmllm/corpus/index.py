@@ -132,7 +132,9 @@ class Index:
 
     def pending(self, kind: Kind) -> int:
         """Rows of a kind that have not been examined since they changed."""
-        return self.db.execute("SELECT COUNT(*) FROM items WHERE kind = ? AND examined = 0", (kind,)).fetchone()[0]
+        return self.db.execute(
+            "SELECT COUNT(*) FROM items INDEXED BY pending WHERE kind = ? AND examined = 0", (kind,)
+        ).fetchone()[0]
 
     def captions(self, id_: str) -> tuple[str, ...]:
         """Usable captions of an id, the main one first."""

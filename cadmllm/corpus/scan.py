@@ -179,7 +179,9 @@ def _relist(
 
 def _look_at_broken_again(index: Index, folders: Folders, kind: Kind) -> None:
     """What could not be used may have been mended in place, which its folder does not tell: then list that folder again."""
-    rows = index.db.execute("SELECT id, place, stamp FROM items WHERE kind = ? AND code IS NOT NULL", (kind,)).fetchall()
+    rows = index.db.execute(
+        "SELECT id, place, stamp FROM items INDEXED BY broken WHERE kind = ? AND code IS NOT NULL", (kind,)
+    ).fetchall()
     mended = {id_.rpartition("/")[0] for id_, place, stamp in rows if _stamp_now(kind, folders.img, id_, place) != stamp}
     if mended:
         with index.writing() as db:
