@@ -5,37 +5,33 @@ seed and the group's smallest signature: from what the parts are, not from their
 changes sides when the data set grows only where a new part joins its group, with a smaller signature or another group behind it.
 
 Simple shapes are a continuum: in a large data set a chain of near-duplicates runs through all plain discs. Such a **dense** group
-(more than `DENSE` of all ids) cannot stand on a side without making it a collection of discs, nor be cut without near-duplicates
-on both sides of the cut. It trains; the shares of val and test are taken from the others.
+(more than `DENSE` of all ids) on one side would make that side a collection of discs. It is divided by the next narrower meaning
+of near, where two discs are the same part only if they agree to a fraction of a percent. What is dense even among copies trains;
+the shares of val and test are then taken from the others. `Rules.strict` divides no dense group: all of it trains.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cadmllm.corpus.duplicates import LEVELS, connect, pack
+from cadmllm.corpus.duplicates import LEVELS, connect
 from cadmllm.corpus.facts import Kind
-from cadmllm.corpus.folders import locate
-from cadmllm.corpus.scan import open_index
 from cadmllm.corpus.splitfiles import MARK, SIDES, Official
 from cadmllm.errors import CadmllmError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from cadmllm.console import Console
     from cadmllm.corpus.index import Index
-    from cadmllm.settings import DataSettings
 
 TRAIN, VAL, TEST, NOWHERE = range(4)
-DENSE = 0.002  # of all ids: a larger group is never held out
-FEW = 32  # ids: so small a group always may be
-_OWN = dict(zip(LEVELS, zip((0, *LEVELS.values()), LEVELS.values(), strict=False), strict=True))  # columns that are a level's own
+DENSE = 0.002  # of all ids: a larger group is dense
+FEW = 32  # ids: so small a group never is
+NAMES = tuple(LEVELS)  # narrowest first
+_OWN = tuple(zip((0, *LEVELS.values()), LEVELS.values(), strict=False))  # columns of signatures that are a level's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +40,38 @@ class Rules:
 
     Attributes:
         near: what counts as a near-duplicate, one of `duplicates.LEVELS`.
-        val, test: shares of the ids, 0 .. 0.5 each; 0: no such list.
+        val, test: shares of the ids, 0 .. 0.45 each; 0: no such list.
         seed: another seed, other lists.
-        keep_duplicates: official lists alone: near-duplicates stay in training, and are counted.
+        strict: dense groups train as a whole.
+        keep_duplicates: of official lists alone: near-duplicates stay in training, and are counted.
     """
 
     near: str = "drawing"
     val: float = 0.05
     test: float = 0.05
     seed: int = 0
+    strict: bool = False
     keep_duplicates: bool = False
 
+
+@dataclass(slots=True)
+class Groups:
+    """Groups of near-duplicates.
+
+    Attributes:
+        numbers: int32 [N], each id's group, 0..
+        levels: int8 [G], by which of `NAMES` the group's ids are near.
+        dense: bool [G], groups that are never held out.
+    """
+
+    numbers: np.ndarray
+    levels: np.ndarray
+    dense: np.ndarray
+
     @property
-    def width(self) -> int:
-        """How many of an id's first signatures count."""
-        return LEVELS[self.near]
+    def sizes(self) -> np.ndarray:
+        """Ids of each group, int64 [G]."""
+        return np.bincount(self.numbers, minlength=len(self.levels))
 
 
 @dataclass(slots=True)
@@ -70,8 +83,7 @@ class Division:
         marks: uint64 [N, 10], their signatures.
         rules: how they were divided.
         sides: int8 [N], TRAIN, VAL, TEST or NOWHERE.
-        groups: int32 [N].
-        dense: numbers of the groups that are never held out.
+        groups: which of them are near-duplicates.
         twins: (id, side it stood on, id it duplicates) of what official lists lose.
         official: published lists that were kept to, else None.
         unknown: side -> ids of official lists that are not in the data set.
@@ -82,8 +94,7 @@ class Division:
     marks: np.ndarray
     rules: Rules
     sides: np.ndarray
-    groups: np.ndarray
-    dense: list[int] = field(default_factory=list)
+    groups: Groups
     twins: list[tuple[str, str, str]] = field(default_factory=list)
     official: Official | None = None
     unknown: dict[str, int] = field(default_factory=dict)
@@ -96,19 +107,20 @@ class Division:
     def how(self) -> str:
         """The rules in a line; no paths, so that the same data gives the same bytes anywhere."""
         rules, source = self.rules, f", official {' '.join(self.official.files)}" if self.official else ""
-        kept = ", duplicates kept" if rules.keep_duplicates else ""
-        return f"near {rules.near}, val {rules.val:g}, test {rules.test:g}, seed {rules.seed}{source}{kept}, of {len(self.ids):,}"
+        also = ", strict" * rules.strict + ", duplicates kept" * rules.keep_duplicates
+        return f"near {rules.near}, val {rules.val:g}, test {rules.test:g}, seed {rules.seed}{source}{also}, of {len(self.ids):,}"
 
     def report(self) -> dict[str, object]:
         """What split.json holds."""
-        sizes, rules = np.bincount(self.groups), self.rules
-        several = sizes[sizes > 1]
+        groups, rules, sizes = self.groups, self.rules, self.groups.sizes
+        dense = [int(g) for g in np.argsort(-sizes, kind="stable") if groups.dense[g]]
         return {
             "made_by": MARK.removeprefix("# "),
             "near": rules.near,
             "val": rules.val,
             "test": rules.test,
             "seed": rules.seed,
+            "strict": rules.strict,
             "official": self.official.files if self.official else None,
             "keep_duplicates": rules.keep_duplicates,
             "ids": len(self.ids),
@@ -116,45 +128,19 @@ class Division:
             "unknown": self.unknown,
             "unlisted": self.unlisted,
             "refused": self.official.refused if self.official else 0,
-            "groups": {"number": len(sizes), "ids_in_several": int(several.sum()), "largest": int(sizes.max(initial=0))},
-            "dense": [{"ids": int(sizes[g]), "first": self.ids[int(np.argmax(self.groups == g))]} for g in self.dense],
+            "groups": {
+                "number": len(sizes),
+                "ids_in_several": int(sizes[sizes > 1].sum()),
+                "largest": int(sizes.max(initial=0)),
+                "ids_by_level": {name: int(sizes[groups.levels == level].sum()) for level, name in enumerate(NAMES)},
+            },
+            "dense": [{"ids": int(sizes[g]), "first": self.ids[int(np.argmax(groups.numbers == g))]} for g in dense],
             "overlap": overlap(self.marks, self.sides),
         }
 
 
-def split_dataset(
-    data: DataSettings, rules: Rules, official: Official | None, every: bool, workers: int, console: Console
-) -> Division:
-    """Divide the usable programs of a data set; nothing is written.
-
-    Args:
-        data: which data set.
-        rules: what counts as near, shares, seed.
-        official: published lists to keep to.
-        every: programs without a caption, too. Without any caption file all are taken anyway.
-        workers: processes that examine programs that the index does not know.
-        console: for progress.
-
-    Raises:
-        CadmllmError: E401 when there is no usable program, E406 and E490 as for `divide` and `adopt`.
-    """
-    folders = locate(data)
-    if folders.json is None:
-        why = folders.flaws[0].message if folders.flaws else f"{data.root} has no json/ folder"
-        raise CadmllmError("E401", why, "give the root of a data set in the Omni-CAD layout")
-    index = open_index(data, contents=False, workers=workers, console=console)
-    ids, marks = pack(_signatures(index, every or folders.txt is None))
-    if not ids:
-        raise CadmllmError(
-            "E401",
-            f"{data.root}: no id has {'a usable program' if every else 'a caption and a usable program'}",
-            f"see why: cadmllm data check {data.root}; take programs without a caption: --all",
-        )
-    return adopt(ids, marks, rules, official) if official else divide(ids, marks, rules)
-
-
-def _signatures(index: Index, every: bool) -> Iterator[tuple[str, list[str]]]:
-    """(id, signatures) of the usable programs, ordered by id."""
+def signatures_of(index: Index, every: bool) -> Iterator[tuple[str, list[str]]]:
+    """(id, signatures) of the usable programs of a data set, ordered by id; `every`: those without a caption, too."""
     without = set() if every else set(index.lacking(Kind.PROGRAM, [Kind.CAPTIONS]))
     for row in index.rows(Kind.PROGRAM):
         if row.code is None and row.id not in without and "near" in row.values:
@@ -172,43 +158,67 @@ def divide(ids: list[str], marks: np.ndarray, rules: Rules) -> Division:
         rules: what counts as near, shares, seed.
 
     Raises:
-        CadmllmError: E406 when there are fewer groups than sides.
+        CadmllmError: E406 when there are too few groups.
     """
-    groups = connect(marks[:, : rules.width])
-    sides, dense = _draw(marks, groups, np.ones(len(ids), bool), rules, (VAL, TEST))
-    return Division(ids, marks, rules, sides, groups, dense)
+    groups = find_groups(marks, rules)
+    return Division(ids, marks, rules, draw(marks, groups, np.ones(len(ids), bool), rules, (VAL, TEST)), groups)
 
 
-def _draw(
-    marks: np.ndarray, groups: np.ndarray, free: np.ndarray, rules: Rules, wanted: tuple[int, ...]
-) -> tuple[np.ndarray, list[int]]:
-    """Sides (int8 [N]) of whole groups of `free` ids, the others TRAIN; and the dense groups."""
-    sizes = np.bincount(groups)
-    first, last = _OWN[rules.near]
+def find_groups(marks: np.ndarray, rules: Rules) -> Groups:
+    """Groups by `rules.near`; in place of a dense one, those it is made of by the next narrower level."""
+    limit = max(FEW, int(DENSE * len(marks)))
+    numbers = np.zeros(len(marks), np.int32)
+    levels: list[int] = []
+    dense: list[bool] = []
+    rest = np.arange(len(marks))
+    first = NAMES.index(rules.near)
+    last = first if rules.strict else 0
+    for level in range(first, last - 1, -1):
+        found = connect(marks[rest, : LEVELS[NAMES[level]]])
+        large = np.bincount(found) > limit
+        kept = np.ones_like(large) if level == last else ~large
+        place = np.cumsum(kept) - 1 + len(levels)
+        stays = kept[found]
+        numbers[rest[stays]] = place[found[stays]]
+        dense += large[kept].tolist()
+        levels += [level] * int(kept.sum())
+        rest = rest[~stays]
+    return Groups(numbers, np.array(levels, np.int8), np.array(dense, bool))
+
+
+def draw(marks: np.ndarray, groups: Groups, free: np.ndarray, rules: Rules, wanted: tuple[int, ...]) -> np.ndarray:
+    """Draw the sides `wanted` among the groups that have `free` ids alone; all others are TRAIN: int8 [N]."""
+    sizes = groups.sizes
     smallest = np.full(len(sizes), np.iinfo(np.uint64).max)
-    np.minimum.at(smallest, groups, marks[:, first:last].min(axis=1))
-    largest = max(FEW, int(DENSE * len(groups)))
-    dense = [int(g) for g in np.argsort(-sizes, kind="stable") if sizes[g] > largest]
-    can = np.ones(len(sizes), bool)
-    can[groups[~free]] = False
-    can[dense] = False
+    level_of = groups.levels[groups.numbers]
+    for level, (first, last) in enumerate(_OWN):
+        rows = np.flatnonzero(level_of == level)
+        np.minimum.at(smallest, groups.numbers[rows], marks[rows, first:last].min(axis=1, initial=np.iinfo(np.uint64).max))
+    can = ~groups.dense
+    can[groups.numbers[~free]] = False
     candidates = np.flatnonzero(can)
     shares = {side: share for side, share in ((TEST, rules.test), (VAL, rules.val)) if share > 0.0 and side in wanted}
     if len(sizes) < len(shares) + 1 or len(candidates) < len(shares):
         raise CadmllmError(
             "E406",
-            f"{len(groups)} ids are {len(sizes)} groups of near-duplicates: too few for {len(shares) + 1} sides",
+            f"{len(marks)} ids are {len(sizes)} groups of near-duplicates: too few for {len(shares) + 1} sides",
             "give more data, a narrower meaning of near (--near copy), or fewer sides (--test 0)",
         )
     place = np.array([_fraction(rules.seed, int(smallest[g])) for g in candidates])
-    chosen = _thresholds(place, shares, len(groups) / max(1, int(sizes[candidates].sum())))
     side_of = np.zeros(len(sizes), np.int8)
-    side_of[candidates] = chosen
-    return side_of[groups], dense
+    side_of[candidates] = _by_place(
+        place, shares, len(marks) / max(1, int(sizes[candidates].sum())), spare=not groups.dense.any()
+    )
+    return side_of[groups.numbers]
 
 
-def _thresholds(place: np.ndarray, shares: Mapping[int, float], more: float) -> np.ndarray:
-    """The side of each group by its place in [0, 1): test lowest, then val; `more`: what dense groups leave to the others."""
+def _by_place(place: np.ndarray, shares: Mapping[int, float], more: float, *, spare: bool) -> np.ndarray:
+    """The side of each group by its place in [0, 1): test lowest, then val.
+
+    Args:
+        more: how much larger the shares are of these groups than of all ids.
+        spare: one of these groups at least must train.
+    """
     more = min(more, max(1.0, 0.5 / max(sum(shares.values()), 1e-9)))
     chosen = np.full(len(place), TRAIN, np.int8)
     below = 0.0
@@ -216,74 +226,16 @@ def _thresholds(place: np.ndarray, shares: Mapping[int, float], more: float) -> 
         chosen[(place >= below) & (place < below + share * more)] = side
         below += share * more
     order = np.argsort(place, kind="stable")
-    for side in shares:  # so few groups that none fell on a side: those that come nearest to it
+    for side in (*shares, *([TRAIN] if spare else [])):  # so few groups that none fell on a side: one from the fullest side
         if not (chosen == side).any():
-            there = [k for k in order if chosen[k] == TRAIN] or [k for k in order if (chosen == chosen[k]).sum() > 1]
-            chosen[there[0]] = side
+            fullest = np.bincount(chosen, minlength=3).argmax()
+            chosen[next(k for k in order if chosen[k] == fullest)] = side
     return chosen
 
 
 def _fraction(seed: int, signature: int) -> float:
     digest = hashlib.blake2b(f"{seed} {signature:016x}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big") / 2.0**56
-
-
-def adopt(ids: list[str], marks: np.ndarray, rules: Rules, official: Official) -> Division:
-    """Keep to published lists; what shares a signature with a test id leaves val and train, with a val id, train.
-
-    Sides that the lists do not name are drawn from what remains, as `divide` does; without a list of training ids, all others
-    train. Ids of the data set that no list names are on no side otherwise.
-
-    Raises:
-        CadmllmError: E490 when no id of the lists is in the data set, E406 as for `divide`.
-    """
-    row = {id_: number for number, id_ in enumerate(ids)}
-    named = [official.lists.get(name) for name in SIDES]
-    sides = np.full(len(ids), NOWHERE, np.int8)
-    unknown = {}
-    for side, wanted in enumerate(named):
-        if wanted is not None:
-            sides[[row[id_] for id_ in wanted if id_ in row]] = side
-            unknown[SIDES[side]] = sum(id_ not in row for id_ in wanted)
-    if not (sides != NOWHERE).any():
-        listed = sum(len(wanted) for wanted in named if wanted)
-        example = min(id_ for wanted in named if wanted for id_ in wanted)
-        raise CadmllmError(
-            "E490",
-            f"none of the {listed:,} ids of the official lists ({example}, ...) is in the data set ({ids[0]}, ...)",
-            "give the split of this data set, or --all when its programs have no captions",
-        )
-    unlisted = int((sides == NOWHERE).sum())
-    if named[TRAIN] is None:
-        sides[sides == NOWHERE] = TRAIN
-        unlisted = 0
-    groups = connect(marks[:, : rules.width])
-    out = Division(ids, marks, rules, sides, groups, official=official, unknown=unknown, unlisted=unlisted)
-    if not rules.keep_duplicates:
-        for strong, weaker in ((TEST, (VAL, TRAIN)), (VAL, (TRAIN,))):
-            _leave_out(out, strong, weaker)
-    lacking = tuple(side for side in (VAL, TEST) if named[side] is None and (rules.val, rules.test)[side - VAL] > 0.0)
-    if lacking and (sides == TRAIN).any():
-        held = np.isin(groups, groups[(sides == VAL) | (sides == TEST) | (sides == NOWHERE)])
-        drawn, out.dense = _draw(marks, groups, (sides == TRAIN) & ~held, rules, lacking)
-        sides[(sides == TRAIN) & (drawn != TRAIN)] = drawn[(sides == TRAIN) & (drawn != TRAIN)]
-    return out
-
-
-def _leave_out(out: Division, strong: int, weaker: tuple[int, ...]) -> None:
-    """Take ids of the weaker sides that share a signature with one of the strong side off their lists."""
-    width = out.rules.width
-    rows = np.flatnonzero(out.sides == strong)
-    near = near_rows(out.marks[:, :width], rows)
-    first: dict[int, int] = {}
-    for number in reversed(rows.tolist()):
-        first.update((mark, number) for mark in out.marks[number, :width].tolist())
-    for side in weaker:
-        for number in np.flatnonzero(near & (out.sides == side)).tolist():
-            twin = next(first[mark] for mark in out.marks[number, :width].tolist() if mark in first)
-            out.twins.append((out.ids[number], SIDES[side], out.ids[twin]))
-            out.sides[number] = NOWHERE
-    out.twins.sort()
 
 
 def near_rows(marks: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ def split(
         Near, typer.Option("--near", help="copy: 0.2 %; solid: 2 %; drawing: like structure, 2 to 10 %")
     ] = Near.DRAWING,
     official: Annotated[Path | None, typer.Option("--official", help="published lists to keep to: a file or a folder")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="groups too dense to stand on one side all train")] = False,
     keep: Annotated[bool, typer.Option("--keep-duplicates", help="with --official: count them, leave none out")] = False,
     every: Annotated[bool, typer.Option("--all", help="programs without a caption, too (they cannot be trained on)")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace lists that 'data split' did not write")] = False,
@@ -48,7 +49,8 @@ def split(
     shared: Shared = ctx.obj
     settings, console = shared.settings(), shared.console
     from cadmllm.corpus import splitfiles
-    from cadmllm.corpus.split import Rules, split_dataset
+    from cadmllm.corpus.adopt import split_dataset
+    from cadmllm.corpus.split import Rules
 
     if val + test == 0.0 and official is None:
         raise CadmllmError("E105", "--val 0 --test 0 leaves nothing to divide", "write --val 0.05", exit_code=Exit.USAGE)
@@ -59,7 +61,7 @@ def split(
     place = out or settings.data.root
     splitfiles.check_place(place, overwrite)
     lists = splitfiles.read_official(official) if official else None
-    rules = Rules(near.value, val, test, seed, keep)
+    rules = Rules(near.value, val, test, seed, strict, keep)
     division = split_dataset(settings.data, rules, lists, every, workers or settings.kernel.workers, console)
     report = division.report()
     left_out = [f"{id_}  # {side}, {twin}" for id_, side, twin in division.twins]
@@ -75,10 +77,13 @@ def _say(console: Console, root: Path, out: Path, division: Division, report: di
         f"{groups['ids_in_several']:,} parts have one, the largest group has {groups['largest']:,}"
     )
     console.table([[name, f"{count:,}", f"{count / total:.1%}"] for name, count in counts.items()], ["list", "ids", "share"])
-    for group in report["dense"][:5]:
+    narrowed = {name: number for name, number in groups["ids_by_level"].items() if number and name != division.rules.near}
+    for name, number in narrowed.items():
         console.print(
-            f"too dense to be held out, all train: {group['ids']:,} parts like {group['first']} (narrower: --near solid)"
+            f"{number:,} parts are of shapes so common that only '{name}' counts as near among them (--strict: all train)"
         )
+    for group in report["dense"][:5]:
+        console.print(f"too many to be held out, all train: {group['ids']:,} parts like {group['first']}")
     for side, number in report["unknown"].items():
         if number:
             console.warn(f"{number:,} ids of the official {side} list are not in the data set")
