@@ -34,6 +34,8 @@ INK = np.array([24.0, 32.0, 46.0], np.float32)
 OPACITY = 0.88  # of the lines, so that a comb of them still shows the faces between
 LIGHT = np.array([-0.52, 0.62, 0.59])  # right, up, towards the camera: top brightest, then left, then right
 AMBIENT = 0.36
+PLANE = 1e-13  # change of a unit normal from one sample to the next that is rounding
+LAYERS = 6  # surfaces behind each other up to which the nearest is found by writing again
 
 
 def render(mesh: Mesh, view: int = 0, size: int = 224, margin: float = 0.1) -> np.ndarray:
@@ -48,6 +50,16 @@ def render(mesh: Mesh, view: int = 0, size: int = 224, margin: float = 0.1) -> n
     Returns:
         [size, size, 3] uint8 RGB.
     """
+    return _render(mesh, _smooth_normals(mesh), view, size, margin)
+
+
+def render_views(mesh: Mesh, size: int = 224, margin: float = 0.1) -> list[np.ndarray]:
+    """The eight views in the order of `VIEWS`, each [size, size, 3] uint8 RGB."""
+    normals = _smooth_normals(mesh)
+    return [_render(mesh, normals, view, size, margin) for view in range(len(VIEWS))]
+
+
+def _render(mesh: Mesh, normals: np.ndarray, view: int, size: int, margin: float) -> np.ndarray:
     if not 0 <= view < len(VIEWS) or size < 8 or not 0.0 <= margin <= 0.4:
         raise ValueError(f"view {view} (0..7), size {size} (>= 8), margin {margin} (0..0.4)")
     pixels = size * SAMPLES
@@ -58,26 +70,32 @@ def render(mesh: Mesh, view: int = 0, size: int = 224, margin: float = 0.1) -> n
     place = np.array([pixels / 2.0, pixels / 2.0, 0.0])
     turn = axes.T * np.array([1.0, -1.0, -1.0]) * scale  # columns: right, down, away from the camera, in samples
     corners = (mesh.vertices - center) @ turn + place
-    depth, owner = _rasterise(corners[mesh.faces], pixels)
+    window = _window(corners, pixels)  # all work is done in here: the rest of the picture is white
+    depth, owner = _rasterise(corners[mesh.faces], pixels, window)
+    shape = (window[0].stop - window[0].start, window[1].stop - window[1].start)
     seen = np.flatnonzero(owner >= 0)
-    picture = np.full((pixels * pixels, 3), 255.0, np.float32)
-    picture[seen] = _shaded(mesh, corners, axes, owner[seen], seen, pixels)
-    picture = picture.reshape(pixels, pixels, 3)
-    depth = depth.reshape(pixels, pixels)
-    lines = [(line - center) @ turn + place for line in mesh.edges]
-    window = _window(corners, pixels)
-    ink = _contours(depth[window])
-    _draw_edges(ink, depth[window], [line - [window[1].start, window[0].start, 0.0] for line in lines])
-    inked = picture[window]  # a view: what is drawn here is drawn in the picture
+    inked = np.full((len(owner), 3), 255.0, np.float32)
+    row, column = np.divmod(seen, shape[1])
+    inked[seen] = _shaded(
+        normals @ axes.T, corners[mesh.faces][:, :, :2], owner[seen], column + window[1].start, row + window[0].start
+    )
+    inked, depth = inked.reshape(*shape, 3), depth.reshape(shape)
+    ink = _contours(depth)
+    _draw_edges(ink, depth, [(line - center) @ turn + place - [window[1].start, window[0].start, 0.0] for line in mesh.edges])
     marks = _thick(ink, max(1.0, LINE * pixels / 2.0))
     inked[marks] = (1.0 - OPACITY) * inked[marks] + OPACITY * INK
-    blocks = picture.reshape(size, SAMPLES, size, SAMPLES, 3).mean(axis=(1, 3))
-    return np.round(blocks).astype(np.uint8)
+    picture = np.full((size, size, 3), 255, np.uint8)
+    rows, columns = (slice(side.start // SAMPLES, side.stop // SAMPLES) for side in window)
+    picture[rows, columns] = np.round(_blocks(inked))
+    return picture
 
 
-def render_views(mesh: Mesh, size: int = 224, margin: float = 0.1) -> list[np.ndarray]:
-    """The eight views in the order of `VIEWS`, each [size, size, 3] uint8 RGB."""
-    return [render(mesh, view, size, margin) for view in range(len(VIEWS))]
+def _blocks(samples: np.ndarray) -> np.ndarray:
+    """Means [H, W, 3] of the samples of each pixel, summed row by row."""
+    total = samples[0::SAMPLES, 0::SAMPLES].copy()
+    for k in range(1, SAMPLES * SAMPLES):
+        total += samples[k // SAMPLES :: SAMPLES, k % SAMPLES :: SAMPLES]
+    return total / np.float32(SAMPLES * SAMPLES)
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
@@ -122,8 +140,8 @@ def extent_of(points: np.ndarray) -> float:
     return 2.0 * float(max(largest, 1e-300))
 
 
-def _rasterise(triangles: np.ndarray, pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Depth and front triangle of each sample, row by row: [pixels^2] float (inf where empty) and int (-1 where empty).
+def _rasterise(triangles: np.ndarray, pixels: int, window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+    """Depth and front triangle of each sample of the window, row by row: float (inf where empty) and int (-1 where empty).
 
     Every triangle is cut into one span a row, and every span into samples: work goes with the area that is covered, so that
     long thin triangles cost little.
@@ -138,22 +156,37 @@ def _rasterise(triangles: np.ndarray, pixels: int) -> tuple[np.ndarray, np.ndarr
     left, right = _spans(tall, which, row + 0.5)
     start = np.maximum(0, np.ceil(left - 0.5)).astype(np.int64)
     stop = np.minimum(pixels, np.floor(right - 0.5).astype(np.int64) + 1)
-    span, column = _ranges(start, np.maximum(0, stop - start))
-    which, row = which[span], row[span]
-    gradient = _depth_gradient(tall)
-    origin = tall[:, 0]
-    depth = (
-        origin[which, 2]
-        + gradient[which, 0] * (column + 0.5 - origin[which, 0])
-        + gradient[which, 1] * (row + 0.5 - origin[which, 1])
-    )
-    place = row * pixels + column
-    nearest = np.full(pixels * pixels, np.inf)
-    np.minimum.at(nearest, place, depth)
-    owner = np.full(pixels * pixels, -1, np.int64)
+    gradient, origin = _depth_gradient(tall), tall[:, 0]
+    count = np.maximum(0, stop - start)
+    column = np.arange(count.sum()) + np.repeat(start - (np.cumsum(count) - count), count)
+    slope, offset = np.repeat(gradient[which, 0], count), np.repeat(origin[which, 0], count)
+    depth = np.repeat(origin[which, 2], count) + slope * (column + 0.5 - offset)
+    depth += np.repeat(gradient[which, 1] * (row + 0.5 - origin[which, 1]), count)
+    which, row = np.repeat(which, count), np.repeat(row, count)
+    width = window[1].stop - window[1].start
+    place = (row - window[0].start) * width + (column - window[1].start)
+    nearest = _nearest(place, depth, width * (window[0].stop - window[0].start))
+    owner = np.full(len(nearest), -1, np.int64)
     wins = depth <= nearest[place]
     owner[place[wins]] = front[which[wins]]
     return nearest, owner
+
+
+def _nearest(place: np.ndarray, depth: np.ndarray, count: int) -> np.ndarray:
+    """The least depth at each of `count` places, inf where there is none.
+
+    Few surfaces lie behind each other: writing all, then again those that should have won, is faster than a minimum one by one.
+    """
+    nearest = np.full(count, np.inf)
+    nearest[place] = depth
+    for _ in range(LAYERS):
+        lost = np.flatnonzero(depth < nearest[place])
+        if not len(lost):
+            return nearest
+        place, depth = place[lost], depth[lost]
+        nearest[place] = depth
+    np.minimum.at(nearest, place, depth)
+    return nearest
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -193,29 +226,45 @@ def _depth_gradient(triangles: np.ndarray) -> np.ndarray:
 
 
 def _window(corners: np.ndarray, pixels: int) -> tuple[slice, slice]:
-    """Rows and columns about the part, with room for its lines."""
+    """Rows and columns about the part, whole pixels, with room for its lines."""
     low, high = np.floor(corners[:, :2].min(axis=0)).astype(int), np.ceil(corners[:, :2].max(axis=0)).astype(int)
     room = 3 + int(LINE * pixels)
     (left, top), (right, bottom) = np.maximum(0, low - room), np.minimum(pixels, high + room)
+    left, top, right, bottom = left - left % SAMPLES, top - top % SAMPLES, right + -right % SAMPLES, bottom + -bottom % SAMPLES
     return slice(int(top), int(bottom)), slice(int(left), int(right))
 
 
-def _shaded(mesh: Mesh, corners: np.ndarray, axes: np.ndarray, owner: np.ndarray, place: np.ndarray, pixels: int) -> np.ndarray:
-    """Colours [K, 3] of the samples at `place`: normals are smooth within a B-rep face and break at its edges."""
-    is_shown = np.zeros(len(mesh.faces), bool)
+def _shaded(normals: np.ndarray, flat: np.ndarray, owner: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Colours [K, 3] of samples: normals are smooth within a B-rep face and break at its edges.
+
+    Args:
+        normals: [F, 3, 3] at the corners of each triangle: right, up, towards the camera.
+        flat: [F, 3, 2] where the corners are in the picture.
+        owner: [K] the triangle that each sample shows.
+        column, row: [K] where it is in the picture.
+    """
+    is_shown = np.zeros(len(flat), bool)
     is_shown[owner] = True
     shown, owner = np.flatnonzero(is_shown), (np.cumsum(is_shown) - 1)[owner]
-    flat = corners[mesh.faces[shown], :2]
-    p, u, v = flat[:, 0], flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0]
+    p, u, v = flat[shown, 0], flat[shown, 1] - flat[shown, 0], flat[shown, 2] - flat[shown, 0]
     doubled = _cross(u, v)[:, None]
-    a, b, c = np.moveaxis(_smooth_normals(mesh)[shown] @ axes.T, 1, 0)
+    a, b, c = np.moveaxis(normals[shown], 1, 0)
     # a normal between three corners is an affine map of the place in the picture: three gathers instead of twelve
     across = ((b - a) * v[:, 1:] - (c - a) * u[:, 1:]) / doubled
     down = ((c - a) * u[:, :1] - (b - a) * v[:, :1]) / doubled
     base = (a - across * (p[:, :1] - 0.5) - down * (p[:, 1:] - 0.5)).astype(np.float32)
-    column, row = (place % pixels).astype(np.float32)[:, None], (place // pixels).astype(np.float32)[:, None]
-    normal = base[owner] + across.astype(np.float32)[owner] * column + down.astype(np.float32)[owner] * row
-    normal /= np.maximum(np.sqrt(np.einsum("ij,ij->i", normal, normal)), 1e-6)[:, None]
+    # where the normals of a triangle are one but for rounding, so is its colour
+    bends = np.maximum(np.abs(across).max(axis=1), np.abs(down).max(axis=1)) > PLANE
+    colours = _lit(base)[owner]
+    curved = np.flatnonzero(bends[owner])
+    owner, column, row = owner[curved], column[curved].astype(np.float32)[:, None], row[curved].astype(np.float32)[:, None]
+    colours[curved] = _lit(base[owner] + across.astype(np.float32)[owner] * column + down.astype(np.float32)[owner] * row)
+    return colours
+
+
+def _lit(normal: np.ndarray) -> np.ndarray:
+    """Colours [K, 3] of surfaces with normals [K, 3] of any length."""
+    normal = normal / np.maximum(np.sqrt(np.einsum("ij,ij->i", normal, normal)), 1e-6)[:, None]
     # half Lambert (Mitchell et al., "Illustrative Rendering in Team Fortress 2", 2007, eq. 1): the dark side keeps its shape
     lit = normal @ (LIGHT / np.linalg.norm(LIGHT)).astype(np.float32) * 0.5 + 0.5
     grazing = (1.0 - np.clip(normal[:, 2], 0.0, 1.0)) ** 2  # what turns away darkens a little: round things look round
@@ -240,10 +289,19 @@ def _contours(depth: np.ndarray) -> np.ndarray:
     solid = np.isfinite(depth)
     far = np.where(solid, depth, 1e9)
     for axis in (0, 1):
-        for shift in (-1, 1):
-            beside, before = np.roll(far, shift, axis), np.roll(far, -shift, axis)
-            slope = np.where(before < 1e8, np.maximum(0.0, far - before), 0.0)  # a steep face is no jump
-            ink |= solid & (beside - far > STEP + 2.0 * slope)
+        rise = np.roll(far, -1, axis) - far
+        for shift in (-1, 1):  # where the sample beside is: after, before
+            place = list(np.nonzero(rise > STEP if shift < 0 else rise < -STEP))
+            jump = np.abs(rise[tuple(place)])
+            if shift > 0:
+                place[axis] = (place[axis] + 1) % far.shape[axis]
+            opposite = list(place)
+            opposite[axis] = (place[axis] + shift) % far.shape[axis]
+            here, before = far[tuple(place)], far[tuple(opposite)]
+            slope = np.where(before < 1e8, np.maximum(0.0, here - before), 0.0)  # a steep face is no jump
+            kept = jump > STEP + 2.0 * slope
+            ink[place[0][kept], place[1][kept]] = True
+    ink &= solid
     return ink
 
 

