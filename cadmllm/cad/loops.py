@@ -12,7 +12,7 @@ from cadmllm.errors import CadmllmError
 
 RESOLUTION = 2.5e-5  # mm: files round points to 1e-8 m, so that two roundings of one point can be this far apart
 FACETS = 16  # chords an arc or a circle is drawn with where only inside and outside matter
-MOST_WITHIN = 100_000  # pairs of loops of a profile of which one may lie within the other; 10,000 holes of a plate make 10,000
+MOST_WITHIN = 20_000  # pairs of loops of a profile of which one may lie within the other; 10,000 holes of a plate make 10,000
 
 Polygon = list[Point2]
 
@@ -153,15 +153,16 @@ def nest(loops: list[Loop], at: str = "the profile") -> tuple[Profile, ...]:
     sizes = np.array([abs(area(shape)) for shape in drawn])
     shapes = [np.array(shape) for shape in drawn]
     low, high = (np.array([edge(shape, axis=0) for shape in shapes]) for edge in (np.min, np.max))
-    parents: list[list[int]] = []
+    near: list[list[int]] = []
     asked = 0
-    for i, shape in enumerate(shapes):
+    for i in range(len(shapes)):
         slack = 1e-3 * np.max(high[i] - low[i])  # chords of a circle fall short of it
         around = (sizes > sizes[i]) & np.all(low - slack <= low[i], axis=1) & np.all(high[i] <= high + slack, axis=1)
-        asked += int(around.sum())
+        near.append(np.flatnonzero(around).tolist())
+        asked += len(near[-1])
         if asked > MOST_WITHIN:
             raise CadmllmError("E212", f"{at} has {len(loops):,} loops within one another", "leave this file out of the data set")
-        parents.append([j for j in np.flatnonzero(around).tolist() if _contains(shapes[j], shape)])
+    parents = [[j for j in others if _contains(shapes[j], shape)] for others, shape in zip(near, shapes, strict=True)]
     outers = [i for i, above in enumerate(parents) if len(above) % 2 == 0]
     holes: dict[int, list[Loop]] = {i: [] for i in outers}
     for i, above in enumerate(parents):

@@ -83,6 +83,7 @@ _REMEDIES = {
     "E442": _VIEWS,
     "E443": "draw all eight: cadmllm data prepare {root} --out {derived} --views, then --set data.img={derived}/img; " + _WAIT,
     "E444": _VIEWS,
+    "E445": _VIEWS,
     "E451": "nothing but the end of the caption is lost; to keep it: --set train.max_seq_length=4096",
     "E461": "features of these parts were lost before the file was written; " + _SUSPECT,
     "E462": "put these clouds aside: " + _ASIDE + "; make true ones: cadmllm data prepare {root} --out {derived} --points",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ class _Lists:
         if given is not None:
             return self.mask(given)
         path = self.data.root / name
-        if self.data.txt is not None or not path.is_file():  # captions from elsewhere: the root's lists are not theirs
+        if self.data.txt is not None or not os.path.lexists(path):  # captions from elsewhere: the root's lists are not theirs
             return None
         if not path.resolve().is_relative_to(self.data.root.resolve()):
             self.notes.append(("E419", str(path), f"{path} leads out of the data set and is not read"))
