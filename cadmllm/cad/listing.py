@@ -58,7 +58,7 @@ class _Numbers:
     def mm(self, value: float) -> str:
         text = f"{value:.{self.decimals}f}"
         text = text.rstrip("0").rstrip(".") if "." in text else text
-        return "0" if text in ("-0", "") else text.replace("-", "–")
+        return "0" if text in ("-0", "") else text
 
     def point(self, point: Point2 | Point3) -> str:
         return f"({', '.join(map(self.mm, point))})"
@@ -104,7 +104,7 @@ def _direction(normal: Point3) -> tuple[str, str]:
     axis = _axis(normal)
     if axis is None:
         return "along the normal", "against the normal"
-    signs = ("+", "–") if normal[axis] > 0.0 else ("–", "+")
+    signs = ("+", "-") if normal[axis] > 0.0 else ("-", "+")
     return f"along {signs[0]}{_AXES[axis]}", f"along {signs[1]}{_AXES[axis]}"
 
 
@@ -116,8 +116,8 @@ def _axis(vector: Point3) -> int | None:
 def _named(vector: Point3) -> str:
     axis = _axis(vector)
     if axis is not None:
-        return f"{'+' if vector[axis] > 0 else '–'}{_AXES[axis]}"
-    return f"({', '.join(f'{value + 0.0:.4g}' for value in vector)})".replace("-", "–")
+        return f"{'+' if vector[axis] > 0 else '-'}{_AXES[axis]}"
+    return f"({', '.join(f'{value + 0.0:.4g}' for value in vector)})"
 
 
 def _sketch(sketch: Sketch, numbers: _Numbers) -> Iterator[Entry]:
@@ -176,7 +176,7 @@ def _path(chain: list[Line | Arc], numbers: _Numbers) -> str:
 
 
 def _degrees(angle: float) -> str:
-    return f"{round(math.degrees(angle), 2):g}°".replace("-", "–")
+    return f"{round(math.degrees(angle), 2):g}°"
 
 
 def _size(points: list[Point2]) -> tuple[float, float, Point2]:

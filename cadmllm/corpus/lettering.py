@@ -30,7 +30,7 @@ FONT_FILES = (  # asked in this order
 )
 ELLIPSIS = "…"
 LINE = 1.42  # line height over size
-_SAME = str.maketrans({"×": "x", "−": "–", "‐": "-", "‑": "-", "→": "›", "⌀": "Ø", "\u00a0": " ", "\u202f": " ", "\t": " "})
+_SAME = str.maketrans("\u00d7\u2212\u2010\u2011\u2013\u2014\u2192\u2300\u00a0\u202f\t", "x-----\u203a\u00d8   ")
 _OVERLAID = {"Ø": ("O", "/"), "ø": ("o", "/"), "≠": ("=", "/")}
 _MARKS = {  # combining mark -> the glyph that stands for it, and whether it stands above
     "\u0300": ("`", True),
@@ -237,7 +237,7 @@ def _installed(folders: tuple[Path, ...]) -> tuple[str, ...]:
 
 def _loads(path: str) -> bool:
     try:
-        ImageFont.truetype(path, 16)
+        _file_font(path, 16)
     except OSError:
         return False
     return True
@@ -252,7 +252,7 @@ def _own_font(size: int) -> ImageFont.FreeTypeFont:
 
 @functools.lru_cache(maxsize=64)
 def _file_font(path: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
+    return ImageFont.FreeTypeFont(path, size)  # `truetype` would look for a font of the same name elsewhere
 
 
 def _has(font: ImageFont.FreeTypeFont, char: str) -> bool:

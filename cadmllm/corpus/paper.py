@@ -37,6 +37,11 @@ class Box(NamedTuple):
         """Down."""
         return self.bottom - self.top
 
+    def holds(self, other: Box) -> bool:
+        """Whether another one lies inside, edges included."""
+        across = self.left <= other.left and other.right <= self.right
+        return across and self.top <= other.top and other.bottom <= self.bottom
+
     def inset(self, by: int) -> Box:
         """Smaller by so much on every side."""
         return Box(self.left + by, self.top + by, self.right - by, self.bottom - by)

@@ -180,6 +180,6 @@ def _flaws(paper: Paper, box: Box, exhibit: Exhibit, lines: list[tuple[str, str,
 
 
 def _foot(paper: Paper, y: int) -> None:
-    text = "cadmllm data show · lengths in mm · the large pictures look along (–1, –1, –1), and back along (1, 1, 1)"
+    text = "cadmllm data show · lengths in mm · the large pictures look along (-1, -1, -1), and back along (1, 1, 1)"
     paper.text(MARGIN, y, text, TINY, FAINT)
     paper.text(WIDTH - MARGIN, y, "red: what data check would complain of", TINY, FAINT, align="right")

@@ -50,7 +50,7 @@ def draw_views(paper: Paper, box: Box, exhibit: Exhibit) -> None:
 
 
 def draw_part(paper: Paper, box: Box, exhibit: Exhibit) -> None:
-    note = "" if exhibit.mesh is None else f"by the kernel, {exhibit.build.seconds:.2f} s" if exhibit.build else ""
+    note = "by the kernel" if exhibit.mesh is not None else ""
     room = paper.panel(box, "Built from the program", note)
     if exhibit.mesh is None:
         paper.empty(room, "No solid", exhibit.short(exhibit.build_why), broken=bool(exhibit.paths.get("program")))

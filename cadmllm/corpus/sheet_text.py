@@ -112,9 +112,7 @@ def program_lines(exhibit: Exhibit) -> tuple[list[tuple[int, str, str]], list[st
     rows: list[tuple[int, str, str]] = []
     left = 0
     for place, entry in enumerate(exhibit.entries):
-        wrapped, rest = Lettering(SMALL).wrap(entry.text, WIDE - 2 * PAD - _indent(entry.level) - 8, 6)
-        if rest:
-            wrapped[-1] += f" … {rest:,} more characters"
+        wrapped = _wrapped(entry.text, WIDE - 2 * PAD - _indent(entry.level) - 8)
         if len(rows) + len(wrapped) > LINES:
             left = len(exhibit.entries) - place
             break
@@ -123,6 +121,17 @@ def program_lines(exhibit: Exhibit) -> tuple[list[tuple[int, str, str]], list[st
         rows.append((0, "", f"… {left:,} more lines: cadmllm convert writes the whole program as .txt or .py"))
     words = exhibit.text.splitlines()
     return rows, words[: 2 * LINES], left
+
+
+def _wrapped(text: str, room: float, most: int = 6) -> list[str]:
+    """The text in lines; the last one tells how much is left over."""
+    letters = Lettering(SMALL)
+    lines, rest = letters.wrap(text, room, most)
+    if rest:
+        end = f" … {rest + len(lines[-1]):,} more characters"  # at least as wide as what is written
+        kept = letters.cut(lines[-1], room - letters.width(end)).rstrip("…")
+        lines[-1] = f"{kept} … {rest + len(lines[-1]) - len(kept):,} more characters"
+    return lines
 
 
 def _indent(level: int) -> int:
