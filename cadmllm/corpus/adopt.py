@@ -66,8 +66,9 @@ def split_dataset(
 def adopt(ids: list[str], marks: np.ndarray, rules: Rules, official: Official) -> Division:
     """Keep to published lists; what shares a signature with a test id leaves val and train, with a val id, train.
 
-    Sides that the lists do not name are drawn from what remains, as `divide` does; without a list of training ids, all others
-    train. Ids of the data set that no list names are on no side otherwise.
+    Sides that the lists do not name are drawn from what remains, as `divide` does. Without a list of training ids all others
+    train; so do new ids where the lists are our own: that is how a data set grows and its val and test stay. Else, ids of the
+    data set that no list names are on no side.
 
     Args:
         ids: sorted.
@@ -94,7 +95,7 @@ def adopt(ids: list[str], marks: np.ndarray, rules: Rules, official: Official) -
             f"none of the {listed:,} ids of the official lists ({example}, ...) is in the data set ({ids[0]}, ...)",
             "give the split of this data set, or --all when its programs have no captions",
         )
-    if named[TRAIN] is None:
+    if named[TRAIN] is None or official.ours:
         sides[sides == NOWHERE] = TRAIN
     unlisted = int((sides == NOWHERE).sum())
     groups = find_groups(marks, rules)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -110,7 +110,7 @@ class Division:
         also = ", strict" * rules.strict + ", duplicates kept" * rules.keep_duplicates
         return f"near {rules.near}, val {rules.val:g}, test {rules.test:g}, seed {rules.seed}{source}{also}, of {len(self.ids):,}"
 
-    def report(self) -> dict[str, object]:
+    def report(self) -> dict[str, Any]:
         """What split.json holds."""
         groups, rules, sizes = self.groups, self.rules, self.groups.sizes
         dense = [int(g) for g in np.argsort(-sizes, kind="stable") if groups.dense[g]]

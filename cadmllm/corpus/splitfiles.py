@@ -42,11 +42,13 @@ class Official:
         lists: side -> its ids; only the sides that the files name.
         files: what was read, names alone.
         refused: ids that are no ids ('..', absolute paths, not text).
+        ours: they are lists that `data split` wrote: what they do not name came later.
     """
 
     lists: dict[str, set[str]] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     refused: int = 0
+    ours: bool = False
 
 
 def read_official(path: Path) -> Official:
@@ -72,6 +74,7 @@ def read_official(path: Path) -> Official:
         for side, ids in _lists_of(file):
             official.lists.setdefault(side, set()).update(_ids(ids, official))
         official.files.append(file.name)
+    official.ours = bool(official.files) and all(_is_ours(file) for file in files if file.name in official.files)
     if not any(official.lists.values()):
         raise _unreadable(f"{path} names no id" if official.files else f"{path} holds no list that is called after a side")
     for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
