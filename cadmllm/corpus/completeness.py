@@ -67,7 +67,8 @@ def _make(settings: Settings, name: str) -> str:
 
 
 def files_that_lack(index: Index, settings: Settings, found: Gathering) -> None:
-    """Orphans (E411 to E414), captions of one id in several files (E416), clouds with too few points (E432), missing views (E443), programs that are there twice (E463)."""
+    """Orphans (E411 to E414), captions of one id in several files (E416), clouds with too few points (E432), missing views
+    (E443), programs that are there twice (E463)."""
     for code, have, lack, text in _ORPHANS:
         for id_ in index.lacking(have, lack):
             found.add(code, "warn", id_, text.format(id_))
