@@ -32,6 +32,7 @@ OPERATIONS = {
 _AXES = ("X", "Y", "Z")
 _PLANES = ("YZ", "XZ", "XY")  # normal to X, Y, Z
 _STRAIGHT = 1e-6  # two unit vectors are one below this
+MANY = 3  # diameters of circles that have a line each
 _NEAR = 1e-4  # two lengths of a loop are one below this share of its size
 
 
@@ -147,9 +148,18 @@ def _loops(label: str, loops: Sequence[Loop], numbers: _Numbers) -> Iterator[Ent
             circles.setdefault(numbers.mm(2.0 * curve.radius), []).append(curve)
         else:
             yield from _loop(label, loop, numbers)
+    if len(circles) > MANY:
+        total = sum(map(len, circles.values()))
+        each = (f"Ø{diameter} at {_points(same, numbers)}" for diameter, same in circles.items())
+        yield Entry(2, label, f"{total} circles: {'; '.join(each)}")
+        return
     for diameter, same in circles.items():
         count = f"{len(same)} circles" if len(same) > 1 else "circle"
-        yield Entry(2, label, f"{count} Ø{diameter} at {', '.join(numbers.point(circle.center) for circle in same)}")
+        yield Entry(2, label, f"{count} Ø{diameter} at {_points(same, numbers)}")
+
+
+def _points(circles: list[Circle], numbers: _Numbers) -> str:
+    return ", ".join(numbers.point(circle.center) for circle in circles)
 
 
 def _loop(label: str, loop: Loop, numbers: _Numbers) -> Iterator[Entry]:

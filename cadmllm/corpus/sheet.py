@@ -41,6 +41,7 @@ from cadmllm.errors import CadmllmError
 if TYPE_CHECKING:
     from cadmllm.corpus.layout import DataSet
 
+LEVELS = {"fail": RED, "warn": AMBER, "info": MUTED}
 FLAWS, CAPTIONS = 6, 4  # shown at most
 SIDES = {"train": BLUE, "val": AMBER, "test": AMBER, "not used": MUTED}
 
@@ -154,28 +155,27 @@ def _captions(paper: Paper, box: Box, exhibit: Exhibit, lines: list[tuple[str, i
         y += Lettering(size).height
 
 
-def _flaw_lines(exhibit: Exhibit) -> tuple[list[tuple[str, str, bool]], int]:
-    """(code or '', line, whether it fails) and the height of the panel, 0 without flaws."""
-    lines: list[tuple[str, str, bool]] = []
+def _flaw_lines(exhibit: Exhibit) -> tuple[list[tuple[str, str, str]], int]:
+    """(code or '', line, level) and the height of the panel, 0 without flaws."""
+    lines: list[tuple[str, str, str]] = []
     order = sorted(exhibit.flaws, key=lambda flaw: ("fail", "warn", "info").index(flaw.level))
     for flaw in order[:FLAWS]:
         message = exhibit.short(flaw.message)
         wrapped, left = Lettering(TEXT).wrap(message, WIDTH - 2 * MARGIN - 2 * PAD - 130, 2)
         wrapped[-1:] = [wrapped[-1] + (" …" if left else "")] if wrapped else []
-        lines += [(f"{flaw.code} {flaw.level}" if not k else "", line, flaw.level == "fail") for k, line in enumerate(wrapped)]
+        lines += [(f"{flaw.code} {flaw.level}" if not k else "", line, flaw.level) for k, line in enumerate(wrapped)]
     if len(order) > FLAWS:
-        lines.append(("", f"… {len(order) - FLAWS} more", False))
+        lines.append(("", f"… {len(order) - FLAWS} more", "info"))
     return lines, (len(lines) * Lettering(TEXT).height + 2 * PAD - 8) if lines else 0
 
 
-def _flaws(paper: Paper, box: Box, exhibit: Exhibit, lines: list[tuple[str, str, bool]]) -> None:
-    worst = RED if any(fails for _, _, fails in lines) else AMBER
+def _flaws(paper: Paper, box: Box, exhibit: Exhibit, lines: list[tuple[str, str, str]]) -> None:
+    worst = next(LEVELS[level] for level in LEVELS if any(line[2] == level for line in lines))
     paper.pen.rounded_rectangle((box.left, box.top, box.right - 1, box.bottom - 1), 8, PALE[worst], worst)
     y = box.top + PAD - 4
-    for code, line, fails in lines:
-        colour = RED if fails else INK
-        paper.text(box.left + PAD, y, code, TEXT, RED if fails else AMBER, bold=True)
-        paper.text(box.left + PAD + 116, y, line, TEXT, colour)
+    for code, line, level in lines:
+        paper.text(box.left + PAD, y, code, TEXT, LEVELS[level], bold=True)
+        paper.text(box.left + PAD + 116, y, line, TEXT, RED if level == "fail" else INK)
         y += Lettering(TEXT).height
 
 

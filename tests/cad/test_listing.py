@@ -50,6 +50,12 @@ def test_a_plate_with_holes_reads_as_a_drawing():
     ]
 
 
+def test_circles_of_many_diameters_share_a_line():
+    holes = [Loop((Circle((4.0 * k, 0.0), 1.0 + k % 5),)) for k in range(6)]
+    entries = listing(part(RECTANGLE, holes))
+    assert entries[-1].text == "6 circles: Ø2 at (0, 0), (20, 0); Ø4 at (4, 0); Ø6 at (8, 0); Ø8 at (12, 0); Ø10 at (16, 0)"
+
+
 @pytest.mark.parametrize(
     ("extent", "text"),
     [
