@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +35,7 @@ def sample_of(
         name: id of the sample; random numbers of sampling depend on it.
 
     Raises:
-        CadmllmError: E703 when there is nothing; E404, E405, E408 for a file or text that cannot be used.
+        CadmllmError: E703 when there is nothing; E404, E405, E408, E42x, E43x, E44x for a file or text that cannot be used.
     """
     text = (prompt or "").strip()
     if not text and not images and cloud is None:
@@ -62,12 +61,9 @@ def read_image(path: Path) -> np.ndarray:
     """A picture as RGB uint8 [H, W, 3]: turned as its EXIF says, transparency laid on white, the first frame of several.
 
     Raises:
-        CadmllmError: E405 when it is no picture, truncated, too large, or slimmer than 1 : `SLIMMEST`.
+        CadmllmError: as `pixels.load_rgb`; E405 when it is slimmer than 1 : `SLIMMEST`.
     """
-    with warnings.catch_warnings():
-        # Pillow's remarks on odd tags are no message of ours; what matters is raised
-        warnings.simplefilter("ignore")
-        pixels = load_rgb(path)
+    pixels = load_rgb(path)
     height, width = pixels.shape[:2]
     if max(height, width) > SLIMMEST * min(height, width):
         raise CadmllmError(
@@ -82,7 +78,7 @@ def read_cloud(path: Path, count: int, seed: int) -> Cloud:
     """`count` points of a file with normals, normalised, with the transform back to the file's coordinates (mm).
 
     Raises:
-        CadmllmError: E404 when the file is a mesh or no point file.
+        CadmllmError: E404 when the file is a mesh; as `points.read_cloud`.
     """
     if path.suffix.lower() in MESHES:
         raise CadmllmError(

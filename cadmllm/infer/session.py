@@ -74,7 +74,7 @@ def run(settings: Settings, console: Console, prompt: str | None, images: Sequen
         The record as written; its verdict need not be OK.
 
     Raises:
-        CadmllmError: E703, E404, E405, E408 (inputs), E503, E504 (checkpoint), E701 (modality), E102, E704, E303.
+        CadmllmError: E703, E404 to E408, E42x to E44x (inputs), E503, E504 (checkpoint), E701 (modality), E102, E704, E303.
     """
     asked = settings.infer
     sample = sample_of(prompt, images, cloud, point_count=settings.model.point_count, seed=asked.seed)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cadmllm.corpus.captionfiles import read_captions, read_ids, unsafe
+from cadmllm.corpus.captionfiles import MOST_FLAWS, examine_captions, read_captions, read_ids, unsafe
 from cadmllm.corpus.prompt import LONGEST_CAPTION
 from cadmllm.errors import CODES, CadmllmError
 
@@ -92,3 +92,55 @@ def test_a_list_written_on_windows(tmp_path: Path):
     path = tmp_path / "ids.txt"
     path.write_bytes("\ufeff0000/a\r\n0000/b # held out\r\n".encode())
     assert read_ids(path).ids == {"0000/a", "0000/b"}
+
+
+def examined(path: Path, entries: object) -> tuple[dict, list[tuple[str, str, str]]]:
+    path.write_text(json.dumps(entries))
+    captions, flaws = examine_captions(path)
+    assert all(flaw.path in flaw.message and str(path) in flaw.message for flaw in flaws)
+    return captions, [(flaw.code, flaw.level, flaw.path) for flaw in flaws]
+
+
+def test_an_entry_spoils_no_other(tmp_path):
+    path = tmp_path / "0000.json"
+    entries = [
+        {"id": "a", "text caption": "main", "text caption short": 7},
+        {"id": "../b", "text caption": "x"},
+        7,
+        {"id": "c", "text caption": "\n"},
+        {"id": "d", "text caption": "half \ud83d", "text caption short": "half ?"},
+    ]
+    captions, flaws = examined(path, entries)
+    assert captions == {"a": ("main",), "d": ("half ?",)}
+    file = str(path)
+    expected = [
+        ("E408", "warn", "a"),
+        ("E403", "warn", file),
+        ("E408", "warn", file),
+        ("E408", "warn", "c"),
+        ("E410", "warn", "d"),
+    ]
+    assert flaws == expected
+    assert all("".join(texts).encode() for texts in captions.values())
+
+
+def test_several_entries_of_an_id(tmp_path):
+    one, two = {"id": "a", "text caption": "one"}, {"id": "a", "text caption": "two"}
+    assert examined(tmp_path / "x.json", [one, two]) == ({"a": ("one", "two")}, [("E416", "info", "a")])
+    assert examined(tmp_path / "x.json", [one, one]) == ({"a": ("one",)}, [("E416", "warn", "a")])
+    assert examined(tmp_path / "x.json", [one, two, two, one]) == ({"a": ("one", "two")}, [("E416", "warn", "a")])
+
+
+def test_flaws_of_a_file_do_not_pile_up(tmp_path):
+    captions, flaws = examined(tmp_path / "x.json", [0] * (3 * MOST_FLAWS) + [{"id": "a", "text caption": "one"}])
+    assert captions == {"a": ("one",)}
+    assert len(flaws) == MOST_FLAWS + 1
+
+
+def test_a_list_that_is_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "val.txt")
+    os.mkfifo(tmp_path / "val.json")
+    for name in ("val.txt", "val.json"):
+        with pytest.raises(CadmllmError) as caught:
+            read_ids(tmp_path / name)
+        assert caught.value.code == "E407"
