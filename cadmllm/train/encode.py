@@ -71,7 +71,14 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class PartReport:
-    """What became of a part: ids encoded now, kept, touched but unchanged; rows unreadable; the store's rows, bytes, shards."""
+    """What became of a part.
+
+    Attributes:
+        encoded, kept, touched: ids that were encoded now, that had their features, of those the ones whose files were touched.
+        unreadable, problems: rows without features, and what is wrong with the first of them.
+        rows, shards, bytes: of the store.
+        seconds: of all; rate: rows encoded a second, 0 when there was nothing to encode.
+    """
 
     part: str
     encoded: int
@@ -82,6 +89,7 @@ class PartReport:
     shards: int
     bytes: int
     seconds: float
+    rate: float
     problems: tuple[str, ...] = ()
 
 
@@ -107,6 +115,7 @@ class PartEncoding:
         self.settings, self.dataset, self.folder, self.options, self.console = settings, dataset, folder, options, console
         self.part = folder.name
         self._encoder: FrozenEncoder | None = None
+        self.rate = 0.0
 
     def run(self) -> PartReport:
         """Find out what is missing, encode it, write the index."""
@@ -247,7 +256,9 @@ class PartEncoding:
         sources = Sources(self.part, todo, self.settings.model.point_count, self.options.draws)
         writer = ShardWriter(self.encoder, self.recipe, self.options.batch_size)
         number = 1 + max((shard.number for shard in shards), default=-1)
-        return writer.write(self.folder, number, sources, self.options.workers, self.console)
+        made = writer.write(self.folder, number, sources, self.options.workers, self.console)
+        self.rate = writer.rate
+        return made
 
     def _report(self, shards: Sequence[Shard], listed: int, encoded: int, touched: int, seconds: float) -> PartReport:
         latest = latest_entries(shards)
@@ -262,6 +273,7 @@ class PartEncoding:
             len(shards),
             sum(shard.bytes for shard in shards) + (self.folder / INDEX).stat().st_size,
             seconds,
+            self.rate,
             tuple(f"{item.code} {item.message}" for item in broken[:3]),
         )
 

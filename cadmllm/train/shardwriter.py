@@ -37,10 +37,14 @@ class ShardWriter:
         encoder: of the part.
         recipe: of the features.
         batch_size: rows the encoder sees at once.
+
+    Attributes:
+        rate: rows a second so far, reading and writing included.
     """
 
     def __init__(self, encoder: FrozenEncoder, recipe: Recipe, batch_size: int) -> None:
         self.encoder, self.recipe, self.batch_size = encoder, recipe, batch_size
+        self.rate = 0.0
 
     def write(self, folder: Path, number: int, sources: Sources, workers: int, console: Console) -> list[Shard]:
         """Write the shards of all sources, the first under `number`; a row that cannot be read is NaN and told of in the header.
@@ -62,6 +66,8 @@ class ShardWriter:
                 kept = sum(len(shard.entries) for shard in made)
                 console.note(f"stopped: {kept} of {len(rows)} ids are kept; the same command goes on from there")
                 raise
+            finally:
+                self.rate = clock.rate()
         return made
 
     def _shard(self, path: Path, loaded: Iterator[Loaded], clock: _Clock) -> None:
@@ -110,9 +116,13 @@ class _Clock:
     def advance(self, rows: int) -> None:
         """So many rows were encoded."""
         self.done += rows
-        rate = self.done / max(1e-9, time.perf_counter() - self.begun)
+        rate = self.rate()
         left = (self.total - self.done) / rate
         self.bar.advance(rows, f"{rate:.1f}/s, {left / 60:.0f} min left" if left >= 90 else f"{rate:.1f}/s, {left:.0f} s left")
+
+    def rate(self) -> float:
+        """Rows a second."""
+        return self.done / max(1e-9, time.perf_counter() - self.begun)
 
     def skip(self, rows: int) -> None:
         """So many could not be read."""

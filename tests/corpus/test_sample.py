@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cadmllm.cad import tokens
 from cadmllm.corpus.layout import open_dataset
 from cadmllm.corpus.prompt import BARE_REQUEST
-from cadmllm.corpus.sample import BARE_SHARE, draw_combination, load_sample, target_of, usable_ids
+from cadmllm.corpus.sample import BARE_SHARE, draw_combination, fixed_seed, load_sample, target_of, usable_ids
 from cadmllm.errors import CadmllmError
 from cadmllm.settings import COMBINATIONS, DataSettings
 
@@ -93,3 +93,12 @@ def test_a_broken_program_is_an_error(root):
         load_sample(dataset, "0000/c", "text", position=0, **AT)
     assert caught.value.code.startswith("E2")
     assert np.issubdtype(target_of(dataset, "0000/a").dtype, np.integer)
+
+
+def test_fixed_draws_are_few_and_those_of_their_seeds(root):
+    dataset = open_dataset(DataSettings(root=root))
+    shown = {
+        load_sample(dataset, "0000/a", "text+point_cloud", position=k, point_count=64, draws=3, **AT).clouds[0].points.tobytes()
+        for k in range(40)
+    }
+    assert shown == {dataset.cloud("0000/a", 64, fixed_seed(k)).points.tobytes() for k in range(3)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,14 @@ from encoders import make_dino, make_michelangelo
 from PIL import Image
 from safetensors.torch import load_file
 
-from cadmllm.cad.workshop import Workshop
+from cadmllm.cad.kernel import BuildResult, Verdict
 from cadmllm.console import Console
-from cadmllm.corpus.features import FeatureStore
 from cadmllm.corpus.layout import DataSet, open_dataset
 from cadmllm.corpus.sample import load_sample
 from cadmllm.corpus.shards import shard_paths
 from cadmllm.corpus.types import Batch
 from cadmllm.errors import CadmllmError
-from cadmllm.infer.judge import in_turn, sample_and_judge
+from cadmllm.infer import judge
 from cadmllm.models.weights import load_model
 from cadmllm.settings import Settings
 from cadmllm.train import loop
@@ -201,14 +200,40 @@ def test_loader_processes_read_the_same(frozen, parts, store, console) -> None:
                 assert (x is None and y is None) or torch.equal(x, y)
 
 
-def test_validation_and_judge_read_the_store(frozen, parts, store, console) -> None:
+class NoKernel:
+    """In place of a workshop: builds nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __enter__(self) -> NoKernel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def map(self, jobs: Sequence[object]) -> list[BuildResult]:
+        return [BuildResult(Verdict.OK, "") for _ in jobs]
+
+
+def test_the_judge_reads_the_store(frozen, parts, store, console, monkeypatch) -> None:
     s = frozen(data={"features": store})
+    s.infer.max_new_tokens = 32
     session = opened(s, parts, console)
-    ids = [id_ for id_ in parts.ids if {"point_cloud", "image"} <= parts.modalities(id_)][:2]
-    shown = in_turn(ids, ["text+point_cloud+image"], parts)
-    with Workshop(1, 30.0) as workshop:
-        judged = sample_and_judge(session.model, parts, ids, shown, workshop, max_new_tokens=32, features=FeatureStore(store))
-    assert [item.combination for item in judged] == ["text+point_cloud+image"] * 2
+    ids = [id_ for id_ in parts.ids if {"point_cloud", "image"} <= parts.modalities(id_)][:3]
+    monkeypatch.setattr(judge, "Workshop", NoKernel)
+    shares = judge.validator(parts, ids, s, 3)(session.model, session.stage)
+    assert set(shares) == {*session.stage.probabilities, "all"}
+
+
+def test_in_16_bits_the_losses_agree_as_far_as_16_bits_do(frozen, parts, console, tmp_path) -> None:
+    s = frozen(data={"features": tmp_path / "store"}, run={"dir": tmp_path / "a"})
+    plain = frozen(data={"draws": 1}, run={"dir": tmp_path / "b"})
+    s.dtype = plain.dtype = "bfloat16"
+    encode(s, parts, tmp_path / "store", Options(), console)
+    for run in (s, plain):
+        loop.train(run, [3], parts, console, from_scratch=True)
+    np.testing.assert_allclose(losses(s), losses(plain), rtol=5e-3)
 
 
 @pytest.mark.parametrize(
