@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -20,3 +21,25 @@ def shared() -> Path:
     if not (folder / "data" / "deepcad").is_dir():
         pytest.skip(f"real data not at {folder}: set CADMLLM_SHARED to the folder that holds data/deepcad")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set that was just made is looked at twice, a second apart: tests need not wait for that."""
+    monkeypatch.setattr("cadmllm.corpus.growth.APART", 0.0)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six generated parts with clouds and views; to be copied, not changed."""
+    from cadmllm.cli import main
+
+    out = tmp_path_factory.mktemp("made") / "set"
+    assert main(["data", "synth", "--count", "6", "--seed", "5", "--out", str(out), "--points", "--views", "--quiet"]) == 0
+    return out
+
+
+@pytest.fixture
+def healthy(made: Path, tmp_path: Path) -> Path:
+    """A copy of `made` at a path with a blank."""
+    return Path(shutil.copytree(made, tmp_path / "my set"))

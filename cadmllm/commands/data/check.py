@@ -46,6 +46,8 @@ def check(
         check_place(quarantine, locate(settings.data))  # before minutes of work
     found = audit(settings, stage=stage, deep=deep, workers=workers or settings.kernel.workers, console=console)
     outcome = None
+    if quarantine is not None and not list_only:
+        _at_rest(found)
     if quarantine is not None:
         outcome = put_aside(found.unusable, quarantine, found.dataset.folders, list_only=list_only)
     _say(console, found, stage)
@@ -59,6 +61,14 @@ def check(
         console.print(f"not ready: stage {stage} has nothing to train on")
         raise typer.Exit(Exit.USER)
     console.print(f"next:    {_next(shared, found, stage, outcome, list_only)}")
+
+
+def _at_rest(found: Audit) -> None:
+    """Files of a download that is going on must stay where it looks for them."""
+    growing = next((finding for finding in found.findings if finding.code == "E423"), None)
+    if growing is not None:
+        remedy = "wait for the end of the download, or add --list-only, which moves nothing"
+        raise CadmllmError("E423", f"{growing.message}; nothing was moved", remedy)
 
 
 def _path(text: str) -> Path:
