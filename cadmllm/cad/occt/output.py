@@ -96,15 +96,13 @@ def triangulate(shape, deflection: float, angle: float) -> Mesh:
 
 def _triangles(face, found, place) -> tuple[np.ndarray, np.ndarray]:
     """Nodes [N, 3] mm and triangles [T, 3] of one face, outward."""
-    move = place.Transformation()
-    nodes = []
-    for i in range(1, found.NbNodes() + 1):
-        node = found.Node(i).Transformed(move)
-        nodes.append((node.X(), node.Y(), node.Z()))
+    nodes = [found.Node(i) for i in range(1, found.NbNodes() + 1)]
+    if not place.IsIdentity():
+        nodes = [node.Transformed(place.Transformation()) for node in nodes]
     triangles = np.array([found.Triangle(i).Get() for i in range(1, found.NbTriangles() + 1)], np.int64) - 1
     if face.Orientation() == TopAbs_Orientation.TopAbs_REVERSED:
         triangles = triangles[:, ::-1]
-    return np.array(nodes), triangles
+    return np.array([node.Coord() for node in nodes]), triangles
 
 
 def _join(face, found, place, base: int, known: ShapeMap, drawn: list, pairs: list) -> None:
