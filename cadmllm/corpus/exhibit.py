@@ -53,6 +53,7 @@ class Exhibit:
 
     Attributes:
         id: as in the data set.
+        root: of the data set, as the user named it.
         side: 'train', 'val', 'test' or 'not used'.
         captions: usable ones, the main one first.
         paths: 'program', 'cloud', 'views' -> files that are there.
@@ -66,6 +67,7 @@ class Exhibit:
     """
 
     id: str
+    root: Path = Path()
     side: str = "not used"
     captions: tuple[str, ...] = ()
     paths: dict[str, list[Path]] = field(default_factory=dict)
@@ -94,6 +96,11 @@ class Exhibit:
             for path in paths:
                 message = message.replace(str(path), "/".join(path.parts[-3:]))
         return message
+
+    def place(self, path: Path) -> str:
+        """A file as a person would open it: under the root as it was named, or the whole path."""
+        home = self.root.resolve()
+        return str(self.root / path.relative_to(home)) if path.is_relative_to(home) else str(path)
 
     def as_dict(self) -> dict[str, Any]:
         """The figures, under stable names; lengths in mm."""
@@ -146,7 +153,7 @@ def gather(dataset: DataSet, id_: str, workshop: Workshop) -> Exhibit:
         id_: one that the data set knows (`find`).
         workshop: builds the program in a process that can be killed.
     """
-    out = Exhibit(id_, captions=dataset.captions(id_))
+    out = Exhibit(id_, dataset.data.root, captions=dataset.captions(id_))
     for name, kind in _KINDS.items():
         _examine(dataset, out, name, kind)
     out.flaws += _flaws_of(dataset, id_)

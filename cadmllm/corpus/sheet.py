@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cadmllm.corpus.layout import DataSet
 
 LEVELS = {"fail": RED, "warn": AMBER, "info": MUTED}
+COLUMN = 16  # lines of token text that stand in one column, at least
 FLAWS, CAPTIONS = 6, 4  # shown at most
 SIDES = {"train": BLUE, "val": AMBER, "test": AMBER, "not used": MUTED}
 
@@ -85,7 +86,7 @@ def draw_sheet(exhibit: Exhibit) -> Paper:
     captions, captions_height = _caption_lines(exhibit)
     flaws, flaws_height = _flaw_lines(exhibit)
     code = program_lines(exhibit)
-    code_height = TITLE_HEIGHT + max(6, len(code[0]), -(-len(code[1]) // 2)) * STEP + PAD
+    code_height = TITLE_HEIGHT + max(6, len(code[0]), min(len(code[1]), COLUMN), -(-len(code[1]) // 2)) * STEP + PAD
     tops = [MARGIN + 50]
     for height in (captions_height, flaws_height, views_height, picture_height, code_height):
         tops.append(tops[-1] + (height + GAP if height else 0))
@@ -106,7 +107,7 @@ def draw_sheet(exhibit: Exhibit) -> Paper:
         draw_cloud(paper, thirds[2], exhibit.cloud, SEEN_FROM[1], "Point cloud from behind, below")
     draw_listing(paper, Box(left, tops[4], left + WIDE, tops[4] + code_height), exhibit, *code[0::2])
     draw_tokens(paper, Box(left + WIDE + GAP, tops[4], right, tops[4] + code_height), exhibit, code[1])
-    _foot(paper, tops[-1] - 8)
+    _foot(paper, tops[-1] - 8, exhibit)
     return paper
 
 
@@ -179,7 +180,7 @@ def _flaws(paper: Paper, box: Box, exhibit: Exhibit, lines: list[tuple[str, str,
         y += Lettering(TEXT).height
 
 
-def _foot(paper: Paper, y: int) -> None:
-    text = "cadmllm data show · lengths in mm · the large pictures look along (-1, -1, -1), and back along (1, 1, 1)"
-    paper.text(MARGIN, y, text, TINY, FAINT)
-    paper.text(WIDTH - MARGIN, y, "red: what data check would complain of", TINY, FAINT, align="right")
+def _foot(paper: Paper, y: int, exhibit: Exhibit) -> None:
+    text = "lengths in mm; the large pictures look along (-1, -1, -1), and back along (1, 1, 1)"
+    width = paper.text(WIDTH - MARGIN, y, text, TINY, FAINT, align="right")
+    paper.text(MARGIN, y, Lettering(TINY).cut(f"cadmllm data show, {exhibit.root}", WIDTH - 2 * MARGIN - width - 40), TINY, FAINT)

@@ -53,9 +53,9 @@ def figures(exhibit: Exhibit) -> list[tuple[str, str, str]]:
     else:
         rows.append(_nothing("cloud" in exhibit.paths))
     rows.append(("", "Files", ""))
-    names = [str(path) for name in ("program", "cloud") for path in exhibit.paths.get(name, [])]
+    names = [exhibit.place(path) for name in ("program", "cloud") for path in exhibit.paths.get(name, [])]
     views = exhibit.paths.get("views", [])
-    names += [f"{views[0]}" + (f"  and {len(views) - 1} more" if len(views) > 1 else "")] if views else []
+    names += [exhibit.place(views[0]) + (f"  and {len(views) - 1} more" if len(views) > 1 else "")] if views else []
     return rows + [("", name, MUTED) for name in names or ["none"]]
 
 
@@ -174,9 +174,9 @@ def draw_tokens(paper: Paper, box: Box, exhibit: Exhibit, words: list[str]) -> N
     shown = words[: 2 * half - (1 if len(lines) > 2 * half else 0)]
     if len(lines) > len(shown):
         shown = [*shown, f"… {len(lines) - len(shown):,} more lines"]
-    letters = Lettering(TINY)
-    column = (room.width - GAP) / 2.0
+    # a line of two narrow columns has to hold a rectangle with four fine numbers
+    size, column = (TINY, room.width) if len(shown) <= half else (12, (room.width - PAD) / 2.0)
+    letters = Lettering(size)
     for place, line in enumerate(shown):
-        x, y = room.left + (place // half) * (column + GAP), room.top + (place % half) * STEP
-        faint = line.startswith("…")
-        paper.text(x, y, letters.cut(line, column), TINY, FAINT if faint else INK)
+        x, y = room.left + (place // half) * (column + PAD), room.top + (place % half) * STEP
+        paper.text(x, y, letters.cut(line, column), size, FAINT if line.startswith("…") else INK)

@@ -231,9 +231,9 @@ def gather(index: Index, settings: Settings) -> Stats:
         settings: sizes of features, the stages' shares of modalities.
     """
     measures, categories = _measures(), _categories()
-    digests: list[tuple[str, str]] = []
+    digests = array("Q")
     near = group(_programs(index, measures, categories, digests))
-    exact = group((id_, (digest,)) for id_, digest in digests)
+    exact = group((id_, (f"{digest:016x}",)) for id_, digest in zip(near.ids, digests, strict=True))
     for _, texts in index.all_captions():
         measures["captions"].values.append(len(texts))
         for text in texts:
@@ -247,7 +247,7 @@ def gather(index: Index, settings: Settings) -> Stats:
 
 
 def _programs(
-    index: Index, measures: dict[str, Measure], categories: dict[str, Category], digests: list[tuple[str, str]]
+    index: Index, measures: dict[str, Measure], categories: dict[str, Category], digests: array
 ) -> Iterator[tuple[str, Sequence[str]]]:
     """(id, signatures) of every usable program; its figures are added on the way."""
     names = {"tokens": "length", "extrudes": "extrudes", "profiles": "sketches", "loops": "loops"}
@@ -263,7 +263,7 @@ def _programs(
         measures["flatness"].values.append(min(values["size"]) / longest if longest > 0.0 else 0.0)
         for name, category in categories.items():
             category.add(values[name])
-        digests.append((row.id, values["digest"]))
+        digests.append(int(values["digest"], 16))
         yield row.id, values["near"]
 
 
