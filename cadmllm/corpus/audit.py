@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cadmllm.corpus import completeness, drive, growth
+from cadmllm.corpus import census, completeness, drive, growth
 from cadmllm.corpus.deep import DeepReport, deep_check, forget_outdated
 from cadmllm.corpus.facts import Flaw, Kind
 from cadmllm.corpus.findings import Finding, Gathering
@@ -106,8 +106,9 @@ def audit(settings: Settings, *, stage: int, deep: bool, workers: int, console: 
         forget_outdated(index)
     noted = len(dataset.problems)
     pool, error = read_pool(dataset)
-    stages = stage_reports(settings, dataset, pool)
     found = Gathering(flaw for _, _, flaw in index.flaws())
+    counted = census.take(completeness.noting_orphans(census.walk(index), found), pool.left_out)
+    stages = stage_reports(settings, dataset, pool, counted)
     if error is not None:
         found.add(error.code, "fail", error.message.split(":")[0], error.message)
     for problem in dataset.problems[noted:]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cadmllm.corpus import fit
+from cadmllm.corpus.census import Entry, orphan
 from cadmllm.corpus.facts import Kind
 from cadmllm.corpus.folders import POINT_FOLDERS, Folders, locate
 from cadmllm.corpus.prompt import HEAD, TAIL, clean_caption
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
 VIEWS = 8  # of an id, in the Omni-CAD layout
 LETTERS = 4  # a token, about, where no tokenizer is at hand
 _WHAT = {"txt": "captions", "json": "programs", "img": "views", "points": "clouds"}
-_ORPHANS = (
-    ("E411", Kind.CAPTIONS, (Kind.PROGRAM,), "{} has a caption and no program"),
-    ("E412", Kind.PROGRAM, (Kind.CAPTIONS,), "{} has a program and no caption"),
-    ("E413", Kind.CLOUD, (Kind.CAPTIONS, Kind.PROGRAM), "{} has points, and neither a caption nor a program"),
-    ("E414", Kind.VIEWS, (Kind.CAPTIONS, Kind.PROGRAM), "{} has views, and neither a caption nor a program"),
-)
 
 
 def places(data: DataSettings) -> Folders:
@@ -66,14 +61,16 @@ def _make(settings: Settings, name: str) -> str:
     return f"name it: --set data.{name}=FOLDER; or make parts: cadmllm data synth --count 500 --out parts --points --views"
 
 
+def noting_orphans(entries: Iterable[Entry], found: Gathering) -> Iterator[Entry]:
+    """The entries of a walk as they are; what belongs to nothing is noted on the way (E411 to E414)."""
+    for entry in entries:
+        for code, what in orphan(entry[1]):
+            found.add(code, "warn", entry[0], f"{entry[0]} {what}")
+        yield entry
+
+
 def files_that_lack(index: Index, settings: Settings, found: Gathering) -> None:
-    """Orphans (E411 to E414), captions of one id in several files (E416), clouds with too few points (E432), missing views
-    (E443), programs that are there twice (E463)."""
-    for code, have, lack, text in _ORPHANS:
-        for id_ in index.lacking(have, lack):
-            found.add(code, "warn", id_, text.format(id_))
-    for id_, files in index.db.execute("SELECT id, COUNT(*) n FROM captions GROUP BY id HAVING n > 1"):
-        found.add("E416", "info", id_, f"{id_} has captions in {files} files: all of them are its captions")
+    """Clouds with too few points (E432), missing views (E443), programs that are there twice (E463)."""
     wanted = settings.model.point_count
     sql = "SELECT place, json_extract(facts, '$.points') n FROM items WHERE kind = ? AND code IS NULL AND n < ? ORDER BY id"
     for place, points in index.db.execute(sql, (Kind.CLOUD, wanted)):
