@@ -70,7 +70,10 @@ def noting_orphans(entries: Iterable[Entry], found: Gathering) -> Iterator[Entry
 
 
 def files_that_lack(index: Index, settings: Settings, found: Gathering) -> None:
-    """Clouds with too few points (E432), missing views (E443), programs that are there twice (E463)."""
+    """Captions of one id in several files (E416), clouds with too few points (E432), missing views (E443), programs that are
+    there twice (E463)."""
+    for id_, files in index.db.execute("SELECT id, COUNT(*) n FROM captions GROUP BY id HAVING n > 1"):
+        found.add("E416", "info", id_, f"{id_} has captions in {files} files: all of them are its captions")
     wanted = settings.model.point_count
     sql = "SELECT place, json_extract(facts, '$.points') n FROM items WHERE kind = ? AND code IS NULL AND n < ? ORDER BY id"
     for place, points in index.db.execute(sql, (Kind.CLOUD, wanted)):

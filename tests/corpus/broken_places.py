@@ -86,6 +86,12 @@ def _cased(root: Path) -> None:
     _copied(PROGRAM, "json/0000/A.json")(root)
 
 
+def _same_program(root: Path) -> None:
+    _copied(PROGRAM, "json/0001/other.json")(root)
+    text = root / "txt/0001.json"
+    text.write_text(json.dumps([*json.loads(text.read_text()), {"id": "0001/other", "text caption": "the same"}]))
+
+
 def _remove(*names: str) -> Callable[[Path], None]:
     def make(root: Path) -> None:
         for name in names:
@@ -145,6 +151,7 @@ PLACES = [
     place("a cloud in two formats", _new("pcd/0000/a.ply|pcd/0000/a.npy"), "E417"),
     place("a cloud of nobody", _copied("pcd/0000/a.npz", "pcd/0000/nobody.npz"), "E413"),
     place("views of nobody", _copied("img/0000/a_000.png", "img/0000/nobody_000.png"), "E414"),
+    place("one program under two ids", _same_program, "E463"),
     place("foreign files", _new("json/0000/a.step|pcd/0000/a.xyz|img/0000/sheet.png|img/0000/a.svg"), "E415"),
     place("a folder too many", _deeper, "E415"),
     place("a folder in place of a program", _folder_as_file, "E415 E411", A),

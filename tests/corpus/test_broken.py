@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from broken import IDS, PROGRAMS, SECRET, Breakage, beside, healthy
 from broken_files import CLOUDS, VIEWS
@@ -134,9 +135,13 @@ def test_the_healthy_set_is_healthy(root, capsys):
     whole(open_dataset(DataSettings(root=root)), set(IDS))
 
 
-def test_there_are_enough_kinds_and_each_is_one():
-    assert len(KINDS) + len(DEEP) >= 140
-    assert len({kind.name for kind in (*KINDS, *DEEP)}) == len(KINDS) + len(DEEP)
+def test_every_code_that_a_data_set_can_earn_has_a_kind():
+    kinds = [*KINDS, *DEEP]
+    assert len({kind.name for kind in kinds}) == len(kinds) >= 140
+    elsewhere = {"E210", "E211", "E213"}  # of other files than a data set's
+    elsewhere |= {"E406", "E409", "E423"}  # no stage's sample; an output folder; a folder that grows (test_growth)
+    of_data = {code for code in CODES if "E201" <= code <= "E214" or "E401" <= code <= "E463"}
+    assert of_data - elsewhere == frozenset().union(*(kind.codes for kind in kinds)) & of_data
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -179,6 +184,62 @@ def still_usable(kind: Breakage, root: Path) -> None:
         assert set(load_sample(dataset, id_, join_modalities(left), **WHERE).combination.split("+")) == left
         # what training would meet that never looked at the files: the sample goes on without them
         load_sample(dataset, id_, "text+point_cloud+image", **WHERE)
+
+
+@pytest.mark.parametrize("kind", [*CLOUDS, *VIEWS], ids=lambda kind: kind.name)
+def test_training_that_never_looked_goes_on_without_it(kind: Breakage, root, tmp_path_factory):
+    """Without a check before, a broken cloud or view is met when it is read, and said."""
+    kind.make(root)
+    index = tmp_path_factory.mktemp("index")
+    dataset = open_dataset(DataSettings(root=root, index=index))
+    assert list(dataset.ids) == list(IDS)
+    before = len(dataset.problems)
+    sample = load_sample(dataset, "0000/a", "text+point_cloud+image", **WHERE | {"views": 8})
+    lost = MODALITIES - set(sample.combination.split("+"))
+    offered = dataset.modalities("0000/a")  # a pipe is no file: it is not even listed
+    if kind.loses and kind.codes != {"E441"} and kind.codes != {"E442"}:  # small and blank pictures can be read
+        assert lost == {kind.loses["0000/a"]}
+        met = {problem.code for problem in dataset.problems[before:]}
+        assert met == kind.codes or not lost <= offered
+    else:
+        assert not lost
+
+
+def test_a_quarantine_leaves_a_set_without_fault(root, capsys):
+    damages = (PROGRAMS[2], CLOUDS[14], CLOUDS[-1], VIEWS[1])  # a pipe in place of a cloud among them
+    for kind in damages:
+        kind.make(root)
+    (root / "json/0001/x.json").symlink_to(root.parent / "outside/json/0000/a.json")
+    outside = tree(root.parent / "outside")
+    bad = root.parent / "set-bad"
+    code, answer = check(root, capsys, "--quarantine", str(bad))
+    assert any(finding["level"] == "fail" for finding in answer["findings"])
+    code, answer = check(root, capsys)
+    assert code == 0
+    assert [finding for finding in answer["findings"] if finding["level"] == "fail"] == []
+    assert tree(root.parent / "outside") == outside
+    assert all(not path.is_file() or path.is_symlink() or SECRET not in path.read_text("latin-1") for path in bad.rglob("*"))
+    whole(open_dataset(DataSettings(root=root)), {"0000/b", "0000/c", "0001/d", "0001/e"})
+
+
+def test_nothing_in_the_data_writes_to_the_terminal(root, capsys):
+    """Names from files are shown, but never with the characters that command a terminal."""
+    colour = "\x1b[31m\x07red"
+    (root / f"json/0000/{colour}.json").write_text("{}")
+    program = json.loads((root / "json/0000/a.json").read_text())
+    program["entities"][colour] = {"type": colour}
+    program["sequence"].append({"entity": colour})
+    (root / "json/0000/a.json").write_text(json.dumps(program))
+    entries = [{"id": colour, "text caption": "x"}, {"id": "0000/b", f"text caption {colour}": 7, "text caption": colour}]
+    (root / "txt/0005.json").write_text(json.dumps(entries))
+    (root / "pcd/0000/b.npz").unlink()
+    (root / "pcd/0000/b.ply").write_text(f"ply\nformat ascii 1.0\nelement vertex 3\nproperty {colour} x\nend_header\n")
+    np.savez(root / "pcd/0000/c.npz", **{colour: np.zeros((2, 2))})
+    (root / "val.txt").write_text(f"0001/e\n{colour}\n")
+    assert main(["data", "check", str(root)]) == 0
+    out, err = capsys.readouterr()
+    assert "red" in out
+    assert not [character for character in out + err if not character.isprintable() and character != "\n"]
 
 
 def test_what_only_the_kernel_finds(root, capsys):
