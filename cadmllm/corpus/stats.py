@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -16,13 +16,15 @@ from cadmllm.corpus.duplicates import Groups, group
 from cadmllm.corpus.facts import Kind
 
 if TYPE_CHECKING:
-    from cadmllm.corpus.index import Index
+    from cadmllm.corpus.index import Index, Row
     from cadmllm.settings import Settings
 
+T = TypeVar("T")
 Scale = Literal["whole", "share", "log"]
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)  # values of train.max_seq_length that the table tells of
 R10 = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0)  # ISO 3 preferred numbers: ten steps a decade
 BARS = 24  # of whole numbers; what is larger shares one bar
+PACE = 1000  # rows between two signs of progress
 EXAMPLES = 5  # groups of duplicates that are named, and ids of each
 OPERATIONS = ("new_body", "join", "cut", "intersect")
 EXTENTS = ("one_side", "symmetric", "two_sides")
@@ -223,35 +225,54 @@ def _categories() -> dict[str, Category]:
     return {name: Category(name, title, Counter(dict.fromkeys(kinds, 0))) for name, title, kinds in rows}
 
 
-def gather(index: Index, settings: Settings) -> Stats:
+def gather(index: Index, settings: Settings, advance: Callable[[int], None] = lambda number: None) -> Stats:
     """Read the index once; no file of the data set is opened.
 
     Args:
         index: from `scan.open_index`.
         settings: sizes of features, the stages' shares of modalities.
+        advance: called with how many rows more were read, `rows_of` in all.
     """
     measures, categories = _measures(), _categories()
     digests = array("Q")
-    near = group(_programs(index, measures, categories, digests))
+    near = group(_programs(_told(index.rows(Kind.PROGRAM), advance), measures, categories, digests))
     exact = group((id_, (f"{digest:016x}",)) for id_, digest in zip(near.ids, digests, strict=True))
-    for _, texts in index.all_captions():
+    for _, texts in _told(index.all_captions(), advance):
         measures["captions"].values.append(len(texts))
         for text in texts:
             measures["caption_words"].values.append(len(text.split()))
             measures["caption_characters"].values.append(len(text))
-    examined = {"examined_clouds": _clouds(index, measures), "examined_views": _views(index, measures)}
+    examined = {
+        "examined_clouds": _clouds(_told(index.rows(Kind.CLOUD), advance), measures),
+        "examined_views": _views(_told(index.rows(Kind.VIEWS), advance), measures),
+    }
     kinds = {"captions": Kind.CAPTIONS, "programs": Kind.PROGRAM, "clouds": Kind.CLOUD, "views": Kind.VIEWS}
     counts = {name: index.count(kind) for name, kind in kinds.items()} | {"usable_programs": len(digests)} | examined
     counts["trainable"] = int((roster.read(index).lengths > 0).sum())
     return Stats(counts, measures, categories, fits(measures["tokens"].numbers(), settings), exact, near)
 
 
+def rows_of(index: Index) -> int:
+    """How many rows `gather` reads."""
+    return sum(index.count(kind) for kind in (Kind.CAPTIONS, Kind.PROGRAM, Kind.CLOUD, Kind.VIEWS))
+
+
+def _told(items: Iterable[T], advance: Callable[[int], None]) -> Iterator[T]:
+    """The items, and now and then how many more they were."""
+    number = 0
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % PACE == 0:
+            advance(PACE)
+    advance(number % PACE)
+
+
 def _programs(
-    index: Index, measures: dict[str, Measure], categories: dict[str, Category], digests: array
+    rows: Iterable[Row], measures: dict[str, Measure], categories: dict[str, Category], digests: array
 ) -> Iterator[tuple[str, Sequence[str]]]:
     """(id, signatures) of every usable program; its figures are added on the way."""
     names = {"tokens": "length", "extrudes": "extrudes", "profiles": "sketches", "loops": "loops"}
-    for row in index.rows(Kind.PROGRAM):
+    for row in rows:
         values = row.values
         if row.code is not None or not values:
             continue
@@ -267,17 +288,17 @@ def _programs(
         yield row.id, values["near"]
 
 
-def _clouds(index: Index, measures: dict[str, Measure]) -> int:
+def _clouds(rows: Iterable[Row], measures: dict[str, Measure]) -> int:
     """Add the points of every cloud that was examined and can be used; how many those are."""
-    found = [row.values["points"] for row in index.rows(Kind.CLOUD) if row.code is None and "points" in row.values]
+    found = [row.values["points"] for row in rows if row.code is None and "points" in row.values]
     measures["points"].values.extend(found)
     return len(found)
 
 
-def _views(index: Index, measures: dict[str, Measure]) -> int:
+def _views(rows: Iterable[Row], measures: dict[str, Measure]) -> int:
     """Add the views of every id; how many ids' views were examined."""
     examined = 0
-    for row in index.rows(Kind.VIEWS):
+    for row in rows:
         measures["views"].values.append(row.place.count("|") + 1)
         examined += bool(row.values)
     return examined

@@ -14,7 +14,7 @@ from cadmllm.cad import omnicad
 from cadmllm.corpus.charts import draw_stats, percent, short, table
 from cadmllm.corpus.parts import generate
 from cadmllm.corpus.scan import open_index
-from cadmllm.corpus.stats import R10, fits, gather, histogram, preferred, summary
+from cadmllm.corpus.stats import R10, fits, gather, histogram, preferred, rows_of, summary
 from cadmllm.settings import Settings
 
 SCALES = ("whole", "share", "log")
@@ -95,7 +95,9 @@ def data(tmp_path: Path) -> Settings:
 
 
 def test_a_data_set_is_counted(data):
-    found = gather(open_index(data.data, contents=False), data).as_dict()
+    index, steps = open_index(data.data, contents=False), []
+    found = gather(index, data, steps.append).as_dict()
+    assert sum(steps) == rows_of(index) == 13
     assert found["counts"] == {
         "captions": 5, "programs": 6, "clouds": 1, "views": 1, "usable_programs": 5, "trainable": 4,
         "examined_clouds": 0, "examined_views": 0,

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cadmllm.console import Console
+
 if TYPE_CHECKING:
     from cadmllm.commands._options import Shared
-    from cadmllm.console import Console
     from cadmllm.corpus.stats import Stats
+
+MANY = 50_000  # rows that take long enough for a progress bar
 
 
 def stats(
@@ -27,12 +30,14 @@ def stats(
     from cadmllm.cad.files import write_whole
     from cadmllm.corpus.charts import draw_stats
     from cadmllm.corpus.exhibit import open_any
-    from cadmllm.corpus.stats import gather
+    from cadmllm.corpus.stats import gather, rows_of
 
     if root is not None:
         settings.data.root = root
     dataset = open_any(settings.data, console, examine=True, workers=settings.kernel.workers)
-    found = gather(dataset.index, settings)
+    total = rows_of(dataset.index)
+    with (console if total > MANY else Console(quiet=True)).progress(total, "rows counted") as bar:
+        found = gather(dataset.index, settings, bar.advance)
     if out is not None:
         write_whole(out, draw_stats(found, str(settings.data.root)).png())
     _say(console, found)
