@@ -33,6 +33,7 @@ CELL = 0.1  # of the drawing's measures, which are logarithms: a tenth of a side
 SOLIDS = ((0.002, 2), (0.02, 2))  # (cell, grids) of the solid's measures
 LEVELS = {"copy": 2, "solid": 4, "drawing": 10}  # how many of the first signatures speak of each level
 THIN = 1e-4  # sides below this share of the longest are all the same
+NO_AREA = 1e-12  # of the circumference's square: a loop that crosses itself may enclose as much on one side as on the other
 STRAIGHT = 1e-3  # sine of an angle that is no corner
 _NODES = {  # Gauss-Legendre on [0, 1]: exact for the moments of lines, to 1e-6 for arcs of a quarter turn
     count: [
@@ -182,7 +183,7 @@ def _area(loop: Loop) -> tuple[float, Point2, tuple[float, float, float]]:
         quarter = curve.radius**2 / 4.0
         return math.pi * curve.radius**2, curve.center, (quarter, 0.0, quarter)
     x0, y0 = curve.start
-    area = mx = my = xx = xy = yy = 0.0
+    area = mx = my = xx = xy = yy = around = 0.0
     for x, y, dx, dy in _along(loop):
         x, y = x - x0, y - y0
         area += (x * dy - y * dx) / 2.0
@@ -191,7 +192,8 @@ def _area(loop: Loop) -> tuple[float, Point2, tuple[float, float, float]]:
         xx += x * x * x * dy / 3.0
         xy += x * x * y * dy / 2.0
         yy -= y * y * y * dx / 3.0
-    if abs(area) < 1e-300:
+        around += abs(dx) + abs(dy)
+    if abs(area) < NO_AREA * around**2:
         return 0.0, (x0, y0), (0.0, 0.0, 0.0)
     mx, my, xx, xy, yy = (value / area for value in (mx, my, xx, xy, yy))
     return abs(area), (x0 + mx, y0 + my), (xx - mx * mx, xy - mx * my, yy - my * my)

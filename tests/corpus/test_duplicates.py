@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cadmllm.cad import omnicad
@@ -103,6 +103,7 @@ def placed(program: Program, turn: np.ndarray, scale: float, shift: tuple[float,
     )
 
 
+@settings(deadline=None)
 @given(programs(), st.sampled_from(TURNS), st.sampled_from((0.01, 0.3, 1.0, 7.0, 1000.0)), st.sampled_from((0.0, -31.7, 250.0)))
 def test_place_size_quarter_turns_and_mirrors_do_not_matter(program: Program, turn: np.ndarray, scale: float, shift: float):
     other = placed(program, turn, scale, (shift, 2.0 * shift, -shift))
@@ -110,6 +111,7 @@ def test_place_size_quarter_turns_and_mirrors_do_not_matter(program: Program, tu
     assert not set(signatures(program)[LEVELS["solid"] :]).isdisjoint(signatures(other)[LEVELS["solid"] :])
 
 
+@settings(deadline=None)
 @given(programs(), st.randoms(use_true_random=False))
 def test_the_order_and_the_start_of_what_is_drawn_do_not_matter(program: Program, dice):
     def mixed(loop: Loop) -> Loop:
@@ -171,6 +173,7 @@ def test_different_parts_share_nothing(other: Program):
     assert not shared(plate(40, 20, 10, circle(10, 10, 4)), other)
 
 
+@settings(deadline=None)
 @given(st.floats(0.995, 1.005), st.floats(0.995, 1.005), st.floats(0.995, 1.005))
 def test_a_plate_with_slightly_other_sides_is_near(a: float, b: float, c: float):
     assert shared(plate(40, 20, 10, circle(10, 10, 4)), plate(40 * a, 20 * b, 10 * c, circle(10 * a, 10 * b, 4)))
@@ -200,11 +203,19 @@ def test_signatures_are_what_they_were():
     )
 
 
+@settings(deadline=None)
 @given(programs())
 def test_every_program_has_all_its_signatures(program: Program):
     found = signatures(program)
     assert len(found) == LEVELS["drawing"]
     assert all(len(s) == 16 and int(s, 16) >= 0 for s in found)
+
+
+@pytest.mark.parametrize("tip", [(10.0, 10.0), (10.0, 10.0 + 1e-13), (1e-9, 1e-9)])
+def test_a_loop_that_encloses_nothing_has_signatures_too(tip: Point2):
+    bow_tie = chain([(0, 0), tip, (10, 0), (0, 10)])
+    for program in (plate(40, 20, 10, bow_tie), Program((extrude(Profile(bow_tie), height=1e-7),))):
+        assert len(signatures(program)) == LEVELS["drawing"]
 
 
 def test_generated_parts_are_mostly_alone_and_never_hide_a_copy():
@@ -240,6 +251,7 @@ def test_groups_in_the_order_of_their_first_id():
     assert found.members(3) == [["a", "c", "d"]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 40), min_size=3, max_size=3), max_size=60))
 def test_groups_are_what_shared_signatures_connect(rows: list[list[int]]):
     ids, marks = pack((str(k), [f"{mark:016x}" for mark in row]) for k, row in enumerate(rows))

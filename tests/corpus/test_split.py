@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cadmllm.corpus.adopt import adopt
@@ -44,6 +44,7 @@ rules_of = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(owners_of, rules_of)
 def test_every_id_has_one_side_and_every_group_too(owners: list[int], rules: Rules):
     ids, marks = data_set(owners)
@@ -59,6 +60,7 @@ def test_every_id_has_one_side_and_every_group_too(owners: list[int], rules: Rul
     json.dumps(report)
 
 
+@settings(deadline=None)
 @given(owners_of, rules_of, st.randoms(use_true_random=False))
 def test_a_side_depends_on_content_not_on_names_or_order(owners: list[int], rules: Rules, dice):
     ids, marks = data_set(owners)
@@ -70,6 +72,7 @@ def test_a_side_depends_on_content_not_on_names_or_order(owners: list[int], rule
     assert other.sides.tolist() == first.sides[order].tolist()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**6), max_size=40), st.integers(0, 99))
 def test_ids_keep_their_side_when_others_come(newcomers: list[int], seed: int):
     ids, marks = data_set([k // 2 for k in range(400)])
@@ -206,6 +209,7 @@ def test_dense_families_lose_copies_alone():
     assert found.twins == [("001", "train", "000")]
 
 
+@settings(deadline=None)
 @given(owners_of, rules_of, st.data())
 def test_published_lists_never_leak(owners: list[int], rules: Rules, data):
     ids, marks = data_set(owners)
