@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cadmllm.doctor.check import Finding, Level, Outcome, Situation
+from cadmllm.doctor.features import is_cached
 from cadmllm.doctor.probe import run_probe
 from cadmllm.places import bundled
 from cadmllm.plan.sizes import GIB, cached, shape_of
@@ -54,6 +55,8 @@ def check_points(situation: Situation) -> Outcome:
         return Outcome(skipped="no stage to be trained shows point clouds")
     if settings.model.points_encoder == "fourier":
         return Outcome("fourier: trained here, needs no file")
+    if is_cached(settings, "points"):
+        return Outcome(skipped=f"not loaded: its features are read from {settings.data.features}")
     path = settings.model.points_checkpoint
     if not path.is_file():
         other = next((p for p in (path.parent / n for n in NAMES) if p.is_file()), None)
@@ -80,6 +83,8 @@ def check_image(situation: Situation) -> Outcome:
         return Outcome(skipped="no stage to be trained shows images")
     if name == "tiny":
         return Outcome("tiny: trained here, needs no file")
+    if is_cached(settings, "images"):
+        return Outcome(skipped=f"not loaded: its features are read from {settings.data.features}")
     folder = Path(name) if Path(name).is_dir() else cached(name)
     if folder is None:
         return Outcome(findings=(_not_here("image-encoder", "E502", name, "model.image_encoder"),))

@@ -8,6 +8,7 @@ from cadmllm.doctor.check import Check, Finding, Level, Outcome, Report, Situati
 from cadmllm.doctor.data import check_data, check_start
 from cadmllm.doctor.disk import check_disk
 from cadmllm.doctor.environment import check_drives, check_environment, check_memory, check_python, check_wandb
+from cadmllm.doctor.features import check_features
 from cadmllm.doctor.gpu import check_gpu
 from cadmllm.doctor.model import check_base, check_image, check_points
 from cadmllm.doctor.packages import check_packages
@@ -40,6 +41,13 @@ CHECKS: tuple[Check, ...] = (
         ("E401", "E402", "E403", "E406", "E407"),
         check_data,
         needs=("numpy",),
+    ),
+    Check(
+        "features",
+        "cached features are those of these encoders and files, where training uses any",
+        ("E470", "E471", "E472"),
+        check_features,
+        needs=("numpy", "torch"),
     ),
     Check("drives", "under WSL, data and checkpoints are not on a Windows drive", ("E832",), check_drives),
     Check("wandb", "wandb is logged in where it is to be used online", ("E841",), check_wandb),

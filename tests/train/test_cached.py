@@ -20,6 +20,8 @@ from cadmllm.corpus.layout import DataSet, open_dataset
 from cadmllm.corpus.sample import load_sample
 from cadmllm.corpus.shards import shard_paths
 from cadmllm.corpus.types import Batch
+from cadmllm.doctor.check import Situation
+from cadmllm.doctor.runner import CHECKS, run_checks
 from cadmllm.errors import CadmllmError
 from cadmllm.infer import judge
 from cadmllm.models.weights import load_model
@@ -415,3 +417,18 @@ def test_an_unreadable_cloud_is_shown_without_as_it_is_without_a_store(frozen, o
     assert losses(with_, "fell_back") == losses(without, "fell_back")
     again = encode(with_, own, store, Options(draws=2, dtype="float32"), console)
     assert [(report.encoded, report.unreadable) for report in again] == [(0, 1), (0, 1)]
+
+
+def test_doctor_finds_what_training_would_refuse(frozen, parts, store, tmp_path) -> None:
+    s = frozen(
+        data={"features": store}, model={"points_checkpoint": tmp_path / "gone.pt", "image_encoder": str(tmp_path / "gone")}
+    )
+    checks = [check for check in CHECKS if check.name in ("points-encoder", "image-encoder", "features")]
+    report = run_checks(Situation(s, (1, 2, 3)), checks=checks)
+    assert report.ready
+    assert "17 ids of points, 19 ids of images" in report.outcomes[-1][1].summary
+    assert "data.features" in run_checks(Situation(frozen(), (3,)), checks=checks).outcomes[-1][1].skipped
+    assert run_checks(Situation(s, (1,)), checks=checks).outcomes[-1][1].skipped
+    stale = frozen(data={"features": store}, model={"point_count": 100})
+    (finding,) = run_checks(Situation(stale, (2,)), checks=checks).findings
+    assert (finding.code, finding.check) == ("E470", "features")
