@@ -84,6 +84,6 @@ class Gathering:
         for (code, level), group in self._groups.items():
             title = self._titles.get(code, CODES[code])
             message = group.message if group.count == 1 else f"{title}; the first: {group.message}"
-            mends = group.remedy or remedy(code, level, place, group.paths[0])
+            mends = group.remedy or remedy(code, level, place, group.paths[0], group.message)
             found.append(Finding(code, level, group.count, group.paths, message, mends))
         return sorted(found, key=lambda finding: (_RANK[finding.level], -finding.count, finding.code))

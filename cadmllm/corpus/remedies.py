@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,7 @@ _LISTED = "correct them where they stand, or leave these ids out: cadmllm data c
 _SUSPECT = (
     "to leave them out: cadmllm data check {root} --quarantine {bad} --list-only, then --set data.exclude={bad}/suspect.txt"
 )
+_ALLOW = "allow reading: chmod -R u+rX {first}, then: cadmllm data check {root}"
 _LOOK = "they are used as far as they go; to see what of: cadmllm convert {first} /tmp/look.step"
 _LONGER = "give them more time: cadmllm data check {root} --deep --set kernel.timeout=120; " + _SUSPECT
 _DOUBT = "if they were not thinned out on purpose, make them anew: cadmllm data prepare {root} --out {derived} --points"
@@ -56,19 +59,19 @@ _REMEDIES = {
     "E405": _VIEWS,
     "E407": "correct the list, or make new ones: cadmllm data split {root}",
     "E408": _LISTED,
-    "E410": "iconv -f WINDOWS-1252 -t UTF-8 {first} -o {first}.utf8 && mv {first}.utf8 {first}",
+    "E410": "iconv -f $(file -b --mime-encoding {first}) -t UTF-8 {first} -o {first}.utf8 && mv {first}.utf8 {first}",
     "E411": "their programs are missing in json/; " + _WAIT,
     "E412": "their captions are missing in txt/; " + _WAIT,
     "E413": "they are not used: get the captions and programs of these ids, or remove the clouds; " + _WAIT,
     "E414": "they are not used: get the captions and programs of these ids, or remove the views; " + _WAIT,
     "E415": "nothing reads them: rename them as docs/data.md shows, or remove them; the first: mv {first} {bad}",
-    "E416": "all of them are drawn in training; keep one entry where they disagree: grep -n ID {root}/txt/*.json",
+    "E416": "all of them are drawn in training; keep one where they disagree: grep -n {first} {root}/txt/*.json",
     "E417": "remove the one that is not used: rm {first}",
-    "E418": "rename one of each pair: Windows and macOS cannot tell them apart: mv {first} {first}-2",
-    "E419": "copy what the link names into the data set: cp --remove-destination $(readlink -f {first}) {first}",
+    "E418": "give one of each pair another name, in txt/ as well: mv {root}/json/{first}.json {root}/json/{first}-2.json",
+    "E419": "remove the link: rm {first}; or, if you trust where it leads, name that folder: --set data.root=FOLDER",
     "E420": "remove it: rm {first}",
     "E421": _AGAIN,
-    "E422": _WAIT,
+    "E422": _WAIT + "; else get these files again",
     "E423": _WAIT,
     "E424": "git lfs pull (in the folder of the data set), or download the file itself, not its web page",
     "E430": _CLOUDS,
@@ -92,9 +95,10 @@ _REMEDIES = {
     "E602": "training leaves them out; to make room: --set train.max_seq_length=4096",
     "E832": "cp -r {root} ~/",
 }
+_BY_LEVEL = {("E302", "warn"): _LONGER, ("E462", "warn"): _DOUBT, ("E432", "fail"): _CLOUDS}
 
 
-def remedy(code: str, level: Level, place: Place, first: str) -> str:
+def remedy(code: str, level: Level, place: Place, first: str, message: str = "") -> str:
     """What mends a flaw of this code.
 
     Args:
@@ -102,7 +106,10 @@ def remedy(code: str, level: Level, place: Place, first: str) -> str:
         level: of the flaw; what is only suspect need not be put aside.
         place: what the command names.
         first: the first path that has the flaw.
+        message: of the first flaw.
     """
     default = _PROGRAMS if level == "fail" else _LOOK
-    text = {"E302": _LONGER, "E462": _DOUBT}.get(code) if level == "warn" else None
-    return (text or _REMEDIES.get(code, default)).format(first=quoted(first), **place.words)
+    text = _BY_LEVEL.get((code, level)) or _REMEDIES.get(code, default)
+    if os.strerror(errno.EACCES) in message:
+        text = _ALLOW
+    return text.format(first=quoted(first), **place.words)
