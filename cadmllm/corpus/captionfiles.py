@@ -86,14 +86,18 @@ def examine_captions(path: Path) -> tuple[dict[str, tuple[str, ...]], tuple[Flaw
         return {}, (Flaw(error.code, "fail", str(path), error.message),)
     found: dict[str, dict[str, None]] = {}
     again: dict[str, bool] = {}  # ids with several entries: whether a text stands twice
+    more = 0  # flaws beyond those that are kept
     for number, entry in enumerate(entries, 1):
+        if len(flaws) > MOST_FLAWS:
+            more += len(flaws) - MOST_FLAWS
+            del flaws[MOST_FLAWS:]
         at = f"{path}: entry {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
             flaws.append(Flaw("E408", "warn", str(path), f"{at} is not an object with an id"))
             continue
         id_ = entry["id"]
         if reason := unsafe(id_):
-            flaws.append(Flaw("E403", "warn", str(path), f"{at}: {reason}: {ascii(id_)[:80]}"))
+            flaws.append(Flaw("E403", "warn", str(path), f"{at}: {reason}: {ascii(id_[:80])}"))
             continue
         texts = list(_texts(entry, f"{at} ({id_})", id_, flaws))
         if not texts:
@@ -105,9 +109,8 @@ def examine_captions(path: Path) -> tuple[dict[str, tuple[str, ...]], tuple[Flaw
     for id_, same in again.items():
         what = "the same caption twice: the second is left out" if same else "several entries: all of them are its captions"
         flaws.append(Flaw("E416", "warn" if same else "info", id_, f"{path}: {id_} has {what}"))
-    if len(flaws) > MOST_FLAWS:
-        last = flaws[MOST_FLAWS]
-        flaws[MOST_FLAWS:] = [Flaw(last.code, last.level, last.path, f"{path}: {len(flaws) - MOST_FLAWS:,} flaws more")]
+    if more:
+        flaws.append(Flaw("E408", "warn", str(path), f"{path}: {more:,} entries more cannot be used"))
     return {id_: tuple(texts) for id_, texts in found.items()}, tuple(flaws)
 
 

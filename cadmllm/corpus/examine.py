@@ -25,7 +25,7 @@ from cadmllm.errors import CadmllmError
 RULES = 1  # to be raised whenever a file would be judged differently
 _VOCABULARY = hashlib.blake2b("|".join(VOCABULARY).encode(), digest_size=8).hexdigest()
 VERSION = f"{cadmllm.__version__}/{RULES}/{duplicates.VERSION}/{_VOCABULARY}"
-LARGEST_PROGRAM = 64 * 2**20  # bytes; the longest real program has 0.6 MB
+LARGEST_PROGRAM = 16 * 2**20  # bytes; the longest real program has 0.6 MB, and JSON takes up to 20 times its size in memory
 LEAVE_OUT = "leave this file out of the data set"
 _OPERATIONS = {op: op.name.lower() for op in Operation}
 _EXTENTS = {kind: kind.name.lower() for kind in ExtentType}
