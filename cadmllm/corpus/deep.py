@@ -20,6 +20,7 @@ from cadmllm.corpus.facts import Facts, Flaw, Kind, Value
 from cadmllm.errors import CadmllmError
 
 if TYPE_CHECKING:
+    from cadmllm.cad.kernel import BuildResult
     from cadmllm.cad.program import Point3
     from cadmllm.console import Console
     from cadmllm.corpus.index import Index
@@ -77,7 +78,10 @@ class Look:
             program = omnicad.read_json(Path(self.path))
         except CadmllmError as error:  # changed since it was examined
             return Facts({"verdict": str(Verdict.PARSE)}, (Flaw(error.code, "fail", self.path, error.message),))
-        result = build_into(program, {}, mesh=True)
+        return self.judge(build_into(program, {}, mesh=True))
+
+    def judge(self, result: BuildResult) -> Facts:
+        """What a build, with its mesh, tells of the files."""
         if not result.ok or result.mesh is None or result.box is None:
             return failed(self, result.verdict, result.reason, result.seconds)
         values: dict[str, Value] = {

@@ -15,9 +15,11 @@ from cadmllm.cad.listing import Entry, listing
 from cadmllm.cad.mesh import Mesh, sample_surface
 from cadmllm.corpus import points
 from cadmllm.corpus.captionfiles import unsafe
+from cadmllm.corpus.deep import Look
 from cadmllm.corpus.examining import look
 from cadmllm.corpus.facts import Flaw, Kind
 from cadmllm.corpus.folders import VIEW
+from cadmllm.corpus.index import LISTED
 from cadmllm.corpus.layout import DataSet
 from cadmllm.corpus.pixels import load_rgb
 from cadmllm.corpus.scan import open_index
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
 VIEWS = 8  # of a complete set, and as many are shown
 COMPARED = 4096  # points of a cloud that are laid beside the built part
-FOREIGN = 0.05  # share of the longest side: a cloud of which so much lies farther off is of another part, or broken
 SURFACE = 32_768  # points of the built part that they are laid beside
 _KNOWN = f"SELECT id FROM items WHERE kind BETWEEN {int(Kind.PROGRAM)} AND {int(Kind.VIEWS)} UNION SELECT id FROM captions"
 _KINDS = {"program": Kind.PROGRAM, "cloud": Kind.CLOUD, "views": Kind.VIEWS}
@@ -58,7 +59,7 @@ class Exhibit:
         captions: usable ones, the main one first.
         paths: 'program', 'cloud', 'views' -> files that are there.
         values: likewise, what `examine` found of them.
-        flaws: what is wrong with them, also what `data check --deep` found.
+        flaws: what is wrong with them, also what `data check --deep` would find.
         program, entries, text: the program, its listing, its token text; `program_why` where there is none.
         build: what the kernel made of it; `build_why` where it was not asked or could not.
         cloud: what the point file holds; `cloud_why` where there is none.
@@ -160,6 +161,7 @@ def gather(dataset: DataSet, id_: str, workshop: Workshop) -> Exhibit:
     _read_program(dataset, out)
     _build(out, workshop)
     _read_cloud(out)
+    _judge(out)
     _read_views(out)
     out.side = _side(dataset, out)
     return out
@@ -234,10 +236,9 @@ def _examine(dataset: DataSet, out: Exhibit, name: str, kind: Kind) -> None:
 
 
 def _flaws_of(dataset: DataSet, id_: str) -> list[Flaw]:
-    """What the listing and the deep check said of the id."""
-    sql = """SELECT code, level, path, message FROM flaws
-             WHERE (kind = ?1 AND owner = ?2) OR (substr(owner, 1, 1) = '@' AND instr(message, ?2) > 0) ORDER BY rowid"""
-    return [Flaw(*found) for found in dataset.index.db.execute(sql, (Kind.DEEP, id_))]
+    """What the listing of the folders said of the id."""
+    sql = "SELECT code, level, path, message FROM flaws WHERE substr(owner, 1, 1) = ? AND instr(message, ?) > 0 ORDER BY rowid"
+    return [Flaw(*found) for found in dataset.index.db.execute(sql, (LISTED, id_))]
 
 
 def _read_program(dataset: DataSet, out: Exhibit) -> None:
@@ -271,6 +272,15 @@ def _build(out: Exhibit, workshop: Workshop) -> None:
         out.build_why = f"The kernel says {out.build.verdict}: {out.build.reason}"
 
 
+def _judge(out: Exhibit) -> None:
+    """What `data check --deep` would say: the same rules, at once."""
+    if out.build is None:
+        return
+    cloud = str(out.paths["cloud"][0]) if out.cloud is not None else None
+    box = out.values.get("program", {}).get("box")
+    out.flaws += Look(str(out.paths["program"][0]), cloud, box, out.build.seconds).judge(out.build).flaws
+
+
 def _read_cloud(out: Exhibit) -> None:
     if not out.paths.get("cloud"):
         out.cloud_why = _refused(out, "pcd") or "No point file in pcd/ or pointcloud/."
@@ -283,10 +293,6 @@ def _read_cloud(out: Exhibit) -> None:
     if out.mesh is None:
         return
     out.distances = distances(out.cloud, out.mesh)
-    off = float(np.quantile(out.distances, 0.95))
-    if off > FOREIGN and all(flaw.code != "E462" for flaw in out.flaws):
-        message = f"a twentieth of its points lies {100.0 * off:.2g} % of the longest side off the solid of its program, or more"
-        out.flaws.append(Flaw("E462", "warn", str(out.paths["cloud"][0]), f"{out.paths['cloud'][0]}: {message}"))
 
 
 def distances(cloud: RawCloud, mesh: Mesh) -> np.ndarray:
@@ -299,7 +305,7 @@ def distances(cloud: RawCloud, mesh: Mesh) -> np.ndarray:
     low, high = mesh.box
     side = float((high - low).max())
     step = -(-len(cloud.points) // COMPARED)
-    if cloud.transform is not None:
+    if cloud.transform is not None and all(remark.code != "E435" for remark in cloud.remarks):
         seen = cloud.transform.invert(cloud.points)[::step]
     else:
         least, most = cloud.points.min(axis=0), cloud.points.max(axis=0)

@@ -124,7 +124,7 @@ def test_a_cloud_of_another_part_is_told(root, workshop):
     np.savez(root / "pcd" / "0000" / "a.npz", points=np.random.default_rng(0).uniform(-1, 1, (2000, 3)) ** 3)
     exhibit, lines = sheet(root, "0000/a", workshop)
     assert "E462" in {flaw.code for flaw in exhibit.flaws}
-    assert "E462 warn" in lines
+    assert "E462 fail" in lines
 
 
 def test_long_texts_are_cut_and_counted(root, workshop):
