@@ -6,7 +6,7 @@
 `speed` makes STEP files alone, clouds alone, views alone and all of them, each into a new folder. The workers' time (workers x
 wall time from the first program to the last) is divided into OpenCASCADE (build, STEP, mesh), numerics (points, views) and the
 rest, which is our overhead: start-up, reading, hashing, writing, pipes, scheduling, waiting, the manifest. `inside` is measured
-apart, in one process: the share of these stages that is spent in the large calls into OpenCASCADE, a lower bound of what truly is.
+apart, in one process: the share of these stages that is spent in the large calls into OpenCASCADE, a lower bound of its share.
 
 `memory` builds, meshes and samples programs (points alone), the same ones again and again under new ids, and notes the resident
 memory of this process and of its workers. `--recycle 1000000` shows what workers would grow to if they were never replaced.

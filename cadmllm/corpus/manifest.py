@@ -39,12 +39,18 @@ def decode(raw: bytes) -> Line | None:
     if not raw.endswith(b"\n"):
         return None
     try:
-        line = json.loads(raw.decode("utf-8", "surrogateescape"))
-    except ValueError:
+        line = json.loads(raw.decode("utf-8", "surrogateescape"), parse_constant=_refused)
+    except (ValueError, RecursionError):
         return None
     if not isinstance(line, dict) or not isinstance(line.get("id"), str) or unsafe(line["id"]):
         return None
+    if not isinstance(line.get("limit", 0), (int, float)):
+        return None
     return line if all(isinstance(line.get(product, {}), dict) for product in PRODUCTS) else None
+
+
+def _refused(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 class Workplace:
