@@ -358,6 +358,20 @@ def test_a_small_file_that_names_one_sketch_without_end_is_refused():
     assert refusal(data).code == "E212"
 
 
+def test_what_takes_the_square_of_its_number_is_limited():
+    angles = [2.0 * math.pi * k / 5001 for k in range(5001)]
+    corners = [(math.cos(a), math.sin(a)) for a in angles]
+    many = [line(a, b) for a, b in zip(corners, corners[1:] + corners[:1], strict=True)]
+    random.Random(0).shuffle(many)
+    within = [[circle((0, 0), 0.001 * (k + 1))] for k in range(300)]
+    beside = [[circle((0.01 * k, 0), 0.001)] for k in range(10_001)]
+    for loops in ([many], within, beside):
+        error = refusal(document(*loops))
+        assert error.code == "E212"
+        assert "'P'" in error.message
+    assert len(parse(document(*within[:200]), "part.json").extrudes[0].sketches[0].profiles) == 100
+
+
 def test_messages_name_the_entity():
     message = refusal(BROKEN["negative radius"][0]).message
     for part in ("part.json", "'E'", "'S'", "'P'", "loop 2", "curve 1", "-5 mm"):
