@@ -16,9 +16,11 @@ from cadmllm.corpus.paper import (
     INK,
     MARGIN,
     MUTED,
+    ORANGE,
     RED,
     SMALL,
     TINY,
+    VIOLET,
     WIDTH,
     Box,
     Paper,
@@ -31,7 +33,7 @@ HEAD = 118  # px, above the panels
 BAR, TRACK, GRID = "#7ea6d3", "#eef1f5", "#e6eaf0"
 BELOW, BESIDE = 40, 46  # px, room for the labels of the axes
 FEWEST = 9  # places on an axis of whole numbers: one bar alone would fill its panel
-COLOURS = {"new_body": BLUE, "join": GREEN, "cut": RED, "intersect": AMBER}
+COLOURS = {"new_body": BLUE, "join": GREEN, "cut": ORANGE, "intersect": VIOLET}
 NAMES = {"new_body": "new body", "one_side": "one side", "two_sides": "two sides"}
 
 
@@ -154,8 +156,10 @@ def _across(bars: Histogram, measure: Measure, plot: Box) -> Axis:
     low, high = bars.edges[0], bars.edges[-1]
     if measure.scale == "log":
         a, b = math.log10(low), math.log10(high)
-        ticks = [(value, short(value)) for value in _decades(low, high, plot.width / max(b - a, 1e-9))]
-        return Axis(lambda value: plot.left + (math.log10(max(value, low)) - a) / (b - a) * plot.width, ticks)
+        spare = max(0.0, 1.0 - (b - a)) / 2.0  # a decade at least: one bar alone would fill its panel
+        a, b = a - spare, b + spare
+        ticks = [(value, short(value)) for value in _decades(10.0**a, 10.0**b, plot.width / (b - a))]
+        return Axis(lambda value: plot.left + (math.log10(max(value, 1e-12)) - a) / (b - a) * plot.width, ticks)
     if measure.scale == "share":
         ticks = [(k / 5.0, f"{k / 5.0:g}") for k in range(6)]
         return Axis(lambda value: plot.left + value * plot.width, ticks)
@@ -179,7 +183,7 @@ def _decades(low: float, high: float, decade: float) -> list[float]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     every = max(1, math.ceil(42.0 / decade))
     found = [float(f"{step}e{k}") for k in range(first, last + 1) if k % every == 0 for step in steps]
-    return [value for value in found if low <= value <= high]
+    return [value for value in found if low * (1.0 - 1e-9) <= value <= high * (1.0 + 1e-9)]
 
 
 def _up(most: float, plot: Box) -> Axis:

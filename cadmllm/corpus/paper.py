@@ -15,6 +15,7 @@ MARGIN, GAP, PAD = 32, 24, 16
 GROUND, PANEL, LINE, SHADE = "#f3f5f8", "#ffffff", "#d8dee7", "#eef1f5"
 INK, MUTED, FAINT = "#1b2431", "#627083", "#98a3b3"
 BLUE, GREEN, AMBER, RED = "#2a5f9e", "#2c7a4b", "#a86a10", "#b3261e"
+ORANGE, VIOLET = "#b4560f", "#6a4c9c"  # with blue and green: kinds of things; red is kept for what is wrong
 PALE = {BLUE: "#e6eef8", GREEN: "#e5f3ea", AMBER: "#fbf0dd", RED: "#fdeceb", MUTED: SHADE}
 TITLE_HEIGHT = 44
 

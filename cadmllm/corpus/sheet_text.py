@@ -6,13 +6,13 @@ import numpy as np
 
 from cadmllm.corpus.exhibit import Exhibit
 from cadmllm.corpus.lettering import Lettering
-from cadmllm.corpus.paper import AMBER, BLUE, FAINT, GAP, GREEN, INK, MUTED, PAD, RED, SMALL, TINY, Box, Paper
+from cadmllm.corpus.paper import AMBER, BLUE, FAINT, GAP, GREEN, INK, MUTED, ORANGE, PAD, RED, SMALL, TINY, VIOLET, Box, Paper
 from cadmllm.corpus.sheet_pictures import THIRD
 
 WIDE = 2 * THIRD + GAP  # a panel over two thirds of the page
 LINES = 34  # of a program, at most
 STEP = 20  # px between two lines of a program
-OPERATION_COLOURS = {"New": BLUE, "Join": GREEN, "Cut": RED, "Intersect": AMBER}
+OPERATION_COLOURS = {"New": BLUE, "Join": GREEN, "Cut": ORANGE, "Intersect": VIOLET}
 
 
 def figures(exhibit: Exhibit) -> list[tuple[str, str, str]]:

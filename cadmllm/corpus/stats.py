@@ -164,8 +164,8 @@ def histogram(values: np.ndarray, scale: Scale) -> Histogram | None:
         edges = np.linspace(0.0, 1.0, 21)
     elif scale == "whole":
         first, last = math.floor(low), math.floor(high)
-        open_ended = last - first >= BARS
-        edges = np.arange(first, min(last + 1, first + BARS) + 1, dtype=np.float64)
+        open_ended = last - first > BARS
+        edges = np.arange(first, (first + BARS if open_ended else last + 1) + 1, dtype=np.float64)
         if open_ended:
             edges = np.append(edges, high)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cadmllm.cad import omnicad
-from cadmllm.corpus.charts import draw_stats, percent, short, table
+from cadmllm.corpus.charts import draw_histogram, draw_stats, percent, short, table
+from cadmllm.corpus.paper import Box, Paper
 from cadmllm.corpus.parts import generate
 from cadmllm.corpus.scan import open_index
-from cadmllm.corpus.stats import R10, fits, gather, histogram, preferred, rows_of, summary
+from cadmllm.corpus.stats import R10, Measure, fits, gather, histogram, preferred, rows_of, summary
 from cadmllm.settings import Settings
 
 SCALES = ("whole", "share", "log")
@@ -32,6 +34,10 @@ def test_whole_numbers_have_a_bar_each_and_the_rest_one():
     found = histogram(np.array([1.0, 1.0, 2.0, 4.0]), "whole")
     assert found is not None
     assert (found.edges, found.counts, found.open_ended) == ([1, 2, 3, 4, 5], [2, 1, 0, 1], False)
+    for most, is_open in ((25.0, False), (26.0, True)):
+        found = histogram(np.array([1.0, most]), "whole")
+        assert found is not None
+        assert (found.edges, found.counts[-1], found.open_ended) == (list(range(1, 27)), 1, is_open)
     found = histogram(np.array([0.0] * 5 + [23.0, 24.0, 900.0]), "whole")
     assert found is not None
     assert found.open_ended
@@ -43,7 +49,7 @@ def test_whole_numbers_have_a_bar_each_and_the_rest_one():
 @given(st.lists(st.floats(0, 1e7), min_size=1, max_size=60), st.sampled_from(SCALES))
 def test_every_value_is_counted_once(values, scale):
     numbers = np.array(values)
-    numbers = np.floor(numbers) if scale == "whole" else numbers / 1e7 if scale == "share" else numbers
+    numbers = np.floor(numbers**0.3) if scale == "whole" else numbers / 1e7 if scale == "share" else numbers
     found = histogram(numbers, scale)
     assert found is not None
     assert sum(found.counts) == len(values)
@@ -151,6 +157,20 @@ def test_the_page_says_the_figures_inside_its_panels(data):
         assert box.right <= paper.image.width, text
         assert box.bottom <= paper.image.height, text
     assert draw_stats(found, str(data.data.root)).png() == paper.png()
+
+
+def test_axes_are_labelled_to_their_ends():
+    for values, scale, ends in (
+        ([20.0, 60.0, 499.0], "log", ("20", "500")),
+        ([1.0, 2.0, 40.0], "whole", ("1", "25+")),
+        ([0.1, 0.2], "share", ("0", "1")),
+        ([1024.0], "log", ("500", "1,000", "2,000")),
+    ):
+        measure, paper = Measure("x", "title", "unit", scale, "id", array("d", values)), Paper(400)
+        draw_histogram(paper, Box(0, 0, 500, 300), measure)
+        said = [text for text, _ in paper.written]
+        assert set(ends) <= set(said), (values, said)
+        assert all(Box(0, 0, 500, 300).holds(box) for _, box in paper.written)
 
 
 @pytest.mark.parametrize(
