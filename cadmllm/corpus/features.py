@@ -157,9 +157,12 @@ class Part:
             shard = int(np.searchsorted(self._base, row, side="right")) - 1
             self._row(shard, int(row - self._base[shard]))
 
-    def command(self, more: str = "") -> str:
-        """What renews this part."""
-        return f"cadmllm data encode ROOT --out {self.folder.parent} {FLAGS[self.folder.name]}{more}"
+    def command(self, root: str = "ROOT", draws: int = 0) -> str:
+        """What renews this part, with at least so many draws of points."""
+        drawn = f" --draws {max(draws, self.recipe.draws)}" if self.recipe.draws else ""
+        return (
+            f"cadmllm data encode {root} --out {self.folder.parent} {FLAGS[self.folder.name]}{drawn} --dtype {self.recipe.dtype}"
+        )
 
 
 class FeatureStore:

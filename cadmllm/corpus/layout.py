@@ -194,6 +194,11 @@ class DataSet:
         code, message = self.index.db.execute(sql, (Kind.PROGRAM, id_)).fetchone() or ("E201", f"{id_} was not examined")
         return Problem(code, id_, message)
 
+    def having(self, ids: Ids, modality: str) -> Ids:
+        """Those of `ids` (a part of `self.ids`) that have 'point_cloud' or 'image'."""
+        flag = {"point_cloud": roster.CLOUD, "image": roster.VIEWS}[modality]
+        return Ids(ids.names[self._roster.flags[np.searchsorted(self.ids.names, ids.names)] & flag > 0])
+
     def modality_counts(self, ids: Ids) -> Counter[str]:
         """How many of `ids` (a part of `self.ids`) have each of 'text', 'point_cloud', 'image'."""
         flags = self._roster.flags[np.searchsorted(self.ids.names, ids.names)]

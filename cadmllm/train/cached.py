@@ -121,25 +121,25 @@ def _check_recipe(settings: Settings, part: Part, console: Console) -> None:
         encoder = FrozenEncoder(settings, name)
         said = differences(found, wanted(encoder.weights, encoder.width))
     if said:
+        command = part.command(str(settings.data.root), settings.data.draws)
         raise CadmllmError(
             "E470",
             f"the features in {part.folder} are of another encoder or other settings: {'; '.join(said)}",
-            f"make them anew: {_command(part, settings)} --overwrite; or train with the settings they were made with",
+            f"make them anew: {command} --overwrite (with the options of this run); or train with the settings they were made with",
         )
 
 
 def _check_ids(part: Part, dataset: DataSet, console: Console) -> None:
     """Every id that the run may show has features, and of its files as they are."""
     name = part.folder.name
-    train, held_out = dataset.split()
-    ids = [id_ for id_ in (*train, *held_out) if MODALITY[name] in dataset.modalities(id_)]
+    ids = [id_ for side in dataset.split() for id_ in dataset.having(side, MODALITY[name])]
     places = part.find(ids)
     if (places < 0).any():
         missing = [ids[k] for k in np.flatnonzero(places < 0)]
         raise CadmllmError(
             "E471",
             f"{part.folder} lacks the features of {len(missing):,} of {len(ids):,} ids, for instance {missing[0]}",
-            f"encode what is missing: {_command(part, dataset)}",
+            f"encode what is missing: {part.command(str(dataset.data.root))}",
         )
     chosen = np.unique(np.linspace(0, len(ids) - 1, min(len(ids), COMPARED), dtype=np.int64)) if ids else []
     if len(chosen) < len(ids):
@@ -153,7 +153,7 @@ def _check_ids(part: Part, dataset: DataSet, console: Console) -> None:
             "E470",
             f"the features in {part.folder} are of other files: those of {count:,} of {len(chosen):,} ids were {verb} since,"
             f" for instance {first.paths[0]}",
-            f"bring them up to date: {_command(part, dataset)}",
+            f"bring them up to date: {part.command(str(dataset.data.root))}",
         )
 
 
@@ -172,7 +172,3 @@ def _digest(source: Source) -> str:
         return digest_of(source.paths)
     except OSError:
         return ""
-
-
-def _command(part: Part, where: Settings | DataSet) -> str:
-    return part.command().replace("ROOT", str(where.data.root))

@@ -103,40 +103,61 @@ def encode(settings: Settings, dataset: DataSet, out: Path, options: Options, co
     parts = options.parts or tuple(part for part in PARTS if not why_trained(settings, part))
     for part in parts or PARTS[:1]:
         refuse_trained(settings, part)
+    listed = {part: list(sources_of(dataset, part, dataset.ids)) for part in parts}
+    absent = [part for part in parts if not listed[part]]
+    if absent and (options.parts or len(absent) == len(parts)):
+        what = " or ".join({"points": "point file", "images": "view"}[part] for part in absent)
+        remedy = f"make them: cadmllm data prepare {dataset.data.root} {' '.join(FLAGS[part] for part in absent)}"
+        raise CadmllmError("E406", f"no id of {dataset.data.root} has a {what}: there is nothing to encode", remedy)
+    for part in absent:
+        console.note(f"no id has {'a point file' if part == 'points' else 'views'}: {part} are left out")
     _check_out(out)
     with _locked(out):
-        return [PartEncoding(settings, dataset, out / part, options, console).run() for part in parts]
+        planned = [PartEncoding(settings, out / part, options, console, listed[part]) for part in parts if part not in absent]
+        _check_disk(out, planned, console)
+        return [encoding.run() for encoding in planned]
 
 
 class PartEncoding:
-    """One part of `encode`."""
+    """One part of `encode`: what there is to do is found out when it is made, and done by `run`.
 
-    def __init__(self, settings: Settings, dataset: DataSet, folder: Path, options: Options, console: Console) -> None:
-        self.settings, self.dataset, self.folder, self.options, self.console = settings, dataset, folder, options, console
+    Attributes:
+        todo: what has no features of its files as they are.
+        needed: bytes that this will take, less those that are thrown away before.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, options: Options, console: Console, listed: Sequence[Source]) -> None:
+        self.settings, self.folder, self.options, self.console, self.listed = settings, folder, options, console, listed
         self.part = folder.name
         self._encoder: FrozenEncoder | None = None
         self.rate = 0.0
-
-    def run(self) -> PartReport:
-        """Find out what is missing, encode it, write the index."""
-        begun = time.perf_counter()
-        listed = list(sources_of(self.dataset, self.part, self.dataset.ids))
-        if not listed:
-            what = "point file" if self.part == "points" else "view"
-            remedy = f"make them: cadmllm data prepare {self.dataset.data.root} {FLAGS[self.part]}"
-            raise CadmllmError("E406", f"no id of {self.dataset.data.root} has a {what}: there is nothing to encode", remedy)
-        self.folder.mkdir(exist_ok=True)
+        self.begun = time.perf_counter()
+        folder.mkdir(exist_ok=True)
         shards = self._good_shards()
         self.recipe = self._recipe(shards)
-        shards = self._of_this_recipe(shards)
-        todo, stamps, touched = self._missing(listed, shards)
-        self._check_disk(todo)
-        kept, dead = _divided([*shards, *self._encode(todo, shards)])
-        if touched or not self._indexed(kept):
-            write_index(self.folder, self.recipe, kept, stamps)
+        self._foreign = self._refuse_foreign(shards)
+        self._shards = [shard for shard in shards if shard.recipe == self.recipe]
+        self.todo, self._stamps, self._touched = self._missing()
+        rows = sum(map(self._sources(self.todo).rows, self.todo))
+        self.needed = int(rows * self.recipe.row_bytes * OVERHEAD) - sum(shard.bytes for shard in self._foreign)
+
+    def run(self) -> PartReport:
+        """Encode what is missing and write the index."""
+        if self._foreign:
+            self.console.note(f"{self.folder}: {len(self._foreign)} shards made otherwise are thrown away")
+            (self.folder / INDEX).unlink(missing_ok=True)
+            for shard in self._foreign:
+                shard.path.unlink()
+        kept, dead = _divided([*self._shards, *self._encode()])
+        if self._touched or not self._indexed(kept):
+            write_index(self.folder, self.recipe, kept, self._stamps)
         for shard in dead:
             shard.path.unlink()
-        return self._report(kept, len(listed), len(todo), touched, time.perf_counter() - begun)
+        self._encoder = None  # the next part's needs the memory
+        return self._report(kept, time.perf_counter() - self.begun)
+
+    def _sources(self, listed: Sequence[Source]) -> Sources:
+        return Sources(self.part, listed, self.settings.model.point_count, self.options.draws)
 
     # what is there
 
@@ -177,30 +198,25 @@ class PartEncoding:
             self._encoder = FrozenEncoder(self.settings, self.part)
         return self._encoder
 
-    def _of_this_recipe(self, shards: list[Shard]) -> list[Shard]:
+    def _refuse_foreign(self, shards: Sequence[Shard]) -> list[Shard]:
+        """The shards of another recipe, if they may be thrown away."""
         foreign = [shard for shard in shards if shard.recipe != self.recipe]
-        if not foreign:
-            return shards
-        said = "; ".join(differences(foreign[0].recipe, self.recipe))
-        if not self.options.overwrite:
+        if foreign and not self.options.overwrite:
+            said = "; ".join(differences(foreign[0].recipe, self.recipe))
             raise CadmllmError(
                 "E470",
                 f"{self.folder} holds features made otherwise: {said}",
                 "make them anew: add --overwrite to the command; or keep them and name another folder: --out DIR",
             )
-        self.console.note(f"{self.folder}: {len(foreign)} shards made otherwise are thrown away ({said})")
-        (self.folder / INDEX).unlink(missing_ok=True)
-        for shard in foreign:
-            shard.path.unlink()
-        return [shard for shard in shards if shard.recipe == self.recipe]
+        return foreign
 
-    def _missing(self, listed: Sequence[Source], shards: Sequence[Shard]) -> tuple[list[Source], dict[str, str], int]:
+    def _missing(self) -> tuple[list[Source], dict[str, str], int]:
         """What has no features of its files as they are; newer stamps of unchanged files, and how many of them are new."""
-        latest = {id_: entry for id_, (_, entry) in latest_entries(shards).items()}
+        latest = {id_: entry for id_, (_, entry) in latest_entries(self._shards).items()}
         known = {id_: entry.stamp for id_, entry in latest.items()} | self._touched_before(latest)
-        rows = Sources(self.part, listed, self.settings.model.point_count, self.options.draws).rows
+        rows = self._sources(self.listed).rows
         todo, doubtful = [], []
-        for source in listed:
+        for source in self.listed:
             entry = latest.get(source.id)
             if entry is None or entry.count != rows(source):
                 todo.append(source)
@@ -209,7 +225,8 @@ class PartEncoding:
         with self.console.progress(len(doubtful), f"{self.part}: comparing touched files") as bar:
             same = {source.id: _stamp(source) for source in doubtful if _same(source, latest[source.id], bar)}
         changed = {source.id for source in doubtful} - same.keys()
-        todo = [source for source in listed if source.id in changed | {source.id for source in todo}]
+        wanted = changed | {source.id for source in todo}
+        todo = [source for source in self.listed if source.id in wanted]
         carried = {id_: stamp for id_, stamp in known.items() if stamp != latest[id_].stamp and id_ not in changed}
         return todo, carried | same, len(same)
 
@@ -236,38 +253,23 @@ class PartEncoding:
 
     # what is made
 
-    def _check_disk(self, todo: Sequence[Source]) -> None:
-        rows = Sources(self.part, todo, 0, self.options.draws).rows
-        needed = int(sum(map(rows, todo)) * self.recipe.row_bytes * OVERHEAD)
-        free = shutil.disk_usage(self.folder).free
-        if needed:
-            self.console.note(f"{self.part}: {len(todo):,} ids to encode, {needed / 2**30:.2f} GiB ({free / 2**30:.1f} GiB free)")
-        if needed > free:
-            raise CadmllmError(
-                "E821",
-                f"the features need {needed / 2**30:.1f} GiB more and {self.folder} has {free / 2**30:.1f} GiB free",
-                "name a folder on a larger disk: --out DIR; or keep fewer numbers: --draws 1, a smaller model.image_tokens, "
-                "--dtype bfloat16",
-            )
-
-    def _encode(self, todo: Sequence[Source], shards: Sequence[Shard]) -> list[Shard]:
-        if not todo:
+    def _encode(self) -> list[Shard]:
+        if not self.todo:
             return []
-        sources = Sources(self.part, todo, self.settings.model.point_count, self.options.draws)
         writer = ShardWriter(self.encoder, self.recipe, self.options.batch_size)
-        number = 1 + max((shard.number for shard in shards), default=-1)
-        made = writer.write(self.folder, number, sources, self.options.workers, self.console)
+        number = 1 + max((shard.number for shard in self._shards), default=-1)
+        made = writer.write(self.folder, number, self._sources(self.todo), self.options.workers, self.console)
         self.rate = writer.rate
         return made
 
-    def _report(self, shards: Sequence[Shard], listed: int, encoded: int, touched: int, seconds: float) -> PartReport:
+    def _report(self, shards: Sequence[Shard], seconds: float) -> PartReport:
         latest = latest_entries(shards)
         broken = [item for place, shard in enumerate(shards) for item in shard.broken if latest[item.id][0] == place]
         return PartReport(
             self.part,
-            encoded,
-            listed - encoded,
-            touched,
+            len(self.todo),
+            len(self.listed) - len(self.todo),
+            self._touched,
             len(broken),
             sum(shard.rows for shard in shards),
             len(shards),
@@ -314,6 +316,22 @@ def _check_out(out: Path) -> None:
     if found or links:
         raise CadmllmError(
             "E409", f"{out} holds {(found or links)[0]!r}, which is no cache of features", "give another folder: --out DIR"
+        )
+
+
+def _check_disk(out: Path, planned: Sequence[PartEncoding], console: Console) -> None:
+    """Say what will be encoded, and refuse what cannot fit."""
+    free = shutil.disk_usage(out).free
+    for encoding in planned:
+        if encoding.todo:
+            console.note(f"{encoding.part}: {len(encoding.todo):,} ids to encode, {encoding.needed / 2**30:.2f} GiB more")
+    needed = sum(encoding.needed for encoding in planned)
+    if needed > free:
+        raise CadmllmError(
+            "E821",
+            f"the features need {needed / 2**30:.1f} GiB more, and {out} has {free / 2**30:.1f} GiB free",
+            "name a folder on a larger disk: --out DIR; or keep fewer numbers: --draws 1, --points alone, fewer"
+            " model.image_tokens, --dtype bfloat16",
         )
 
 

@@ -230,6 +230,19 @@ def test_foreign_folders_and_full_disks_are_refused_untouched(frozen, parts, con
     assert not shard_paths(tmp_path / "full" / "points")
 
 
+def test_what_is_absent_is_left_out_unless_it_was_asked_for(frozen, parts, console, tmp_path) -> None:
+    root = shutil.copytree(parts.data.root, tmp_path / "own")
+    shutil.rmtree(root / "img")
+    own = open_dataset(parts.data.model_copy(update={"root": root}))
+    frozen.model.image_encoder = str(tmp_path / "not here")  # nobody needs it
+    (report,) = encode(frozen, own, tmp_path / "out", Options(dtype="float32"), console)
+    assert report.part == "points"
+    assert "no id has views" in console.err.getvalue()
+    with pytest.raises(CadmllmError, match="has a view") as caught:
+        encode(frozen, own, tmp_path / "out", Options(parts=("points", "images"), dtype="float32"), console)
+    assert caught.value.code == "E406"
+
+
 def test_one_at_a_time(frozen, parts, console, tmp_path) -> None:
     out = tmp_path / "out"
     out.mkdir()

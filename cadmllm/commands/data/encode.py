@@ -27,7 +27,7 @@ def encode(
         int | None, typer.Option("--draws", min=1, help="fixed draws of points a cloud; default data.draws, else 1")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=0, help="processes that read files; default train.workers")
+        int | None, typer.Option("--workers", min=0, help="processes that read files; default kernel.workers")
     ] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="bfloat16, float16 or float32; default the setting dtype")] = None,
     batch_size: Annotated[int, typer.Option("--batch", min=1, help="clouds or views the encoder sees at once")] = 16,
@@ -57,7 +57,7 @@ def encode(
         parts=asked or None,
         draws=draws or settings.data.draws or 1,
         dtype=stored,
-        workers=settings.train.workers if workers is None else workers,
+        workers=settings.kernel.workers if workers is None else workers,
         batch_size=batch_size,
         verify=verify,
         overwrite=overwrite,
