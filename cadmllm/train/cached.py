@@ -125,7 +125,7 @@ def _check_recipe(settings: Settings, part: Part, console: Console) -> None:
         raise CadmllmError(
             "E470",
             f"the features in {part.folder} are of another encoder or other settings: {'; '.join(said)}",
-            f"make them anew: {command} --overwrite (with the options of this run); or train with the settings they were made with",
+            f"make them anew: {command} --overwrite (with this run's options); or train with the settings they were made with",
         )
 
 
