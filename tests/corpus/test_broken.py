@@ -135,6 +135,16 @@ def test_the_healthy_set_is_healthy(root, capsys):
     whole(open_dataset(DataSettings(root=root)), set(IDS))
 
 
+def test_the_watch_sees_what_it_is_for(root, watch):
+    outside = root.parent / "outside"
+    (root / "link").symlink_to(outside)
+    watch.over(outside)
+    (root / "link/json/0000/a.json").read_bytes()
+    list(os.scandir(root / "link"))
+    (outside / "txt/0000.json").unlink()
+    assert [seen.split()[0] for seen in watch.end()] == ["open", "os.scandir", "os.remove"]
+
+
 def test_every_code_that_a_data_set_can_earn_has_a_kind():
     kinds = [*KINDS, *DEEP]
     assert len({kind.name for kind in kinds}) == len(kinds) >= 140
