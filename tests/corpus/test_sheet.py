@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cadmllm.cad import omnicad
+from cadmllm.cad.kernel import BuildResult, Verdict
 from cadmllm.cad.mesh import sample_surface
 from cadmllm.cad.program import Line, Loop, Profile
 from cadmllm.cad.workshop import Workshop
@@ -45,7 +46,7 @@ def said(paper: Paper) -> list[str]:
     return [text for text, _ in paper.written]
 
 
-def sheet(root: Path, id_: str, workshop: Workshop, **more):
+def sheet(root: Path, id_: str, workshop, **more):
     exhibit = gather(open_any(DataSettings(root=root, **more)), id_, workshop)
     return exhibit, said(draw_sheet(exhibit))
 
@@ -226,3 +227,26 @@ def test_an_empty_place_says_why_inside_itself():
             assert box.holds(place), text
         assert any(text.endswith(ELLIPSIS) for text, _ in paper.written)
         paper.written.clear()
+
+
+class Idle:
+    """Stands for a workshop whose kernel has one answer."""
+
+    def __init__(self, answer: BuildResult | CadmllmError) -> None:
+        self.answer = answer
+
+    def build(self, program, *, mesh):
+        if isinstance(self.answer, CadmllmError):
+            raise self.answer
+        return self.answer
+
+
+def test_without_a_kernel_or_in_time_the_rest_is_shown(root):
+    missing = CadmllmError("E301", "the CAD kernel is not installed", "pip install it")
+    exhibit, lines = sheet(root, "0000/a", Idle(missing))
+    assert exhibit.build is None
+    assert "E301 the CAD kernel is not installed" in lines
+    assert {"No solid", "not built", "Point cloud", "000", "Views"} <= set(lines)
+    exhibit, lines = sheet(root, "0000/c", Idle(BuildResult(Verdict.TIMEOUT, "not built within 30 s", seconds=30.0)))
+    assert {"No views", "No solid", "TIMEOUT", "E302 warn"} <= set(lines)
+    assert exhibit.as_dict()["built"] == {"verdict": "TIMEOUT", "reason": "not built within 30 s"}
