@@ -122,7 +122,7 @@ def sequences(index: Index, settings: Settings, stages: dict[int, StageReport], 
             found.add(
                 "E602", "warn", id_, f"{id_}: the target has {length:,} tokens; stage {stage} has room for {report.longest:,}"
             )
-        others = ", ".join(f"stage {number} {other.too_long:,}" for number, other in stages.items())
+        others = ", ".join(f"stage {number}: {other.too_long:,}" for number, other in stages.items())
         found.title("E602", f"targets longer than train.max_seq_length leaves room for ({others})")
     _cut_captions(index, settings, stage, report.longest, found)
 

@@ -101,6 +101,22 @@ def crossed(data: dict) -> dict:
     return data
 
 
+def test_what_took_too_long_is_tried_again_with_more_time(healthy, capsys):
+    for path in (healthy / "json" / "0000").iterdir():
+        if path.stem not in names(healthy)[:2]:
+            path.unlink()
+    settle(healthy)
+    _, found = checked(capsys, healthy, "--deep", "--set", "kernel.timeout=0.0001")
+    assert found["deep"]["verdicts"] == {"TIMEOUT": 2}
+    assert (by_code(found)["E302"]["level"], by_code(found)["E302"]["count"]) == ("warn", 2)
+    assert "kernel.timeout" in by_code(found)["E302"]["remedy"]
+    _, found = checked(capsys, healthy, "--deep", "--set", "kernel.timeout=0.0001")
+    assert found["deep"]["built"] == 0
+    _, found = checked(capsys, healthy, "--deep")
+    assert (found["deep"]["built"], found["deep"]["verdicts"]) == (2, {"OK": 2})
+    assert "E302" not in by_code(found)
+
+
 def test_quarantine_from_the_command_line(healthy, tmp_path, capsys):
     ids = names(healthy)
     broken = healthy / "json" / "0000" / f"{ids[0]}.json"
