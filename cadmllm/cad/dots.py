@@ -45,7 +45,7 @@ def render_points(
     edges = [(a, b) for a, b in itertools.combinations(range(8), 2) if (a ^ b) in (1, 2, 4)]
     hidden = int(frame[:, 2].argmax())
     _draw_lines(picture, frame, [edge for edge in edges if hidden in edge], BACK_LINE)
-    away = normals @ axes[2] < -0.05 if normals is not None else np.zeros(len(points), bool)
+    away = np.zeros(len(points), bool) if normals is None else np.asarray(normals @ axes[2] < -0.05)
     spacing = _spacing(points) * scale
     colours = _colours(seen[:, 2], frame[:, 2], normals, away)
     _draw_dots(picture, seen, colours, away, float(np.clip(0.9 * spacing, 0.9 * SAMPLES, 6.0 * SAMPLES)))
