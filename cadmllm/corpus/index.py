@@ -7,6 +7,7 @@ for at every start (ids, lengths, modalities) stands in it as columns that are r
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import sqlite3
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -142,13 +144,15 @@ class Index:
         return _texts(rows)
 
     def all_captions(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """(id, captions) of every id that has any, ordered by id."""
+        """(id, captions) of every id that has any, ordered by id, a page at a time."""
         after = ""
-        sql = "SELECT DISTINCT id FROM captions WHERE id > ? ORDER BY id LIMIT ?"
-        while page := self.db.execute(sql, (after, PAGE)).fetchall():
-            for (id_,) in page:
-                yield id_, self.captions(id_)
-            after = page[-1][0]
+        last = "SELECT MAX(id) FROM (SELECT id FROM captions WHERE id > ? ORDER BY id LIMIT ?)"
+        sql = "SELECT id, texts FROM captions WHERE id > ? AND id <= ? ORDER BY id, file"
+        while (until := self.db.execute(last, (after, PAGE)).fetchone()[0]) is not None:
+            rows = self.db.execute(sql, (after, until)).fetchall()
+            for id_, group in itertools.groupby(rows, key=itemgetter(0)):
+                yield id_, _texts([(texts,) for _, texts in group])
+            after = until
 
     def flaws(self, limit: int | None = None, level: str | None = None) -> Iterator[tuple[Kind, str, Flaw]]:
         """(kind, owner, flaw) of files and folders, in a stable order; the owner is an id, or '@shard' for a listing."""

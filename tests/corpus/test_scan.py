@@ -160,6 +160,18 @@ def test_captions_come_and_go_with_their_file(settled):
     assert list(index.lacking(Kind.CAPTIONS, [Kind.PROGRAM])) == []
 
 
+@pytest.mark.parametrize("page", [1, 2, 3, 100])
+def test_captions_a_page_at_a_time(settled, monkeypatch, page):
+    monkeypatch.setattr("cadmllm.corpus.index.PAGE", page)
+    for number in range(1, 4):
+        entries = [{"id": f"0000/{name}", "text caption": f"{name} {number}"} for name in "bcx"]
+        (settled / f"txt/{number:04d}.json").write_text(json.dumps(entries))
+    found = dict(opened(settled).all_captions())
+    assert list(found) == ["0000/a", "0000/b", "0000/c", "0000/x"]
+    assert found["0000/b"] == ("part b", "short b", "b 1", "b 2", "b 3")
+    assert found["0000/x"] == ("x 1", "x 2", "x 3")
+
+
 def test_what_lacks_what(settled):
     index = opened(settled)
     assert list(index.lacking(Kind.PROGRAM, [Kind.CLOUD])) == ["0000/c"]
