@@ -80,6 +80,7 @@ class Crew(Generic[R]):
         self._idle: list[_Worker[R]] = []
         self._busy: list[_Worker[R]] = []
         self._workers = workers
+        self._running = False
         self._pace = PORTION  # s a task, a moving mean
 
     def __enter__(self):
@@ -109,8 +110,9 @@ class Crew(Generic[R]):
         Raises:
             CadmllmError: E301 (the kernel cannot be loaded), and what a task raises.
         """
-        if self._busy:
+        if self._running:
             raise RuntimeError("this workshop is busy with another map: take all of its results first, or open a second workshop")
+        self._running = True
         source = enumerate(tasks)
         waiting: deque[tuple[int, Task[R]]] = deque()  # handed out before, to a worker that died of another task
         done: dict[int, R] = {}
@@ -140,7 +142,7 @@ class Crew(Generic[R]):
         finally:
             for worker in self._busy:  # the caller stopped early, or an error goes on: nobody wants these results
                 worker.kill()
-            self._busy = []
+            self._busy, self._running = [], False
 
     def _portion(self) -> int:
         return max(1, min(self.share, int(PORTION / self._pace)))
