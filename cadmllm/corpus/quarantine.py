@@ -134,13 +134,13 @@ class _Ways:
         self.folder = folder
         named = [(folders.json, "json"), (folders.txt, "txt"), (folders.img, "img")]
         named += [(path, path.name) for path in folders.points]
-        self.homes = [(path, name, folders.fence(path)) for path, name in named if path is not None]
+        self.homes = [(Path(os.path.abspath(path)), name, folders.fence(path)) for path, name in named if path is not None]
 
     def of(self, flaw: Flaw) -> tuple[Path, Path] | None:
         """(file, its place in the quarantine), or None for what cannot be moved: folders, entries of a file, ids."""
         if flaw.level != "fail":
             return None
-        source = Path(flaw.path)
+        source = Path(os.path.abspath(flaw.path))
         try:
             if stat.S_ISDIR(source.lstat().st_mode):
                 return None
@@ -163,17 +163,18 @@ def _move_all(flaws: Iterable[Owned], way: _Ways, folder: Path) -> set[str]:
     source = iter(flaws)
     with (folder / RECORD).open("a", encoding="utf-8") as record:
         while batch := list(islice(source, BATCH)):
-            moves: dict[Path, Path] = {}
+            moves: dict[str, tuple[Path, Path]] = {}
             for kind, owner, flaw in batch:
                 found = way.of(flaw)
-                if found is not None and found[0] not in moves:
-                    moves[found[0]] = found[1]
+                taken = {target for _, target in moves.values()}
+                if found is not None and flaw.path not in moves and found[1] not in taken:
+                    moves[flaw.path] = found
                     record.write(_line(flaw, found[1], _id_of(kind, owner, flaw), set()))
             record.flush()
             os.fsync(record.fileno())
-            for file, target in moves.items():
+            for path, (file, target) in moves.items():
                 move(file, target)
-                moved.add(str(file))
+                moved.add(path)
     return moved
 
 
@@ -186,7 +187,9 @@ def move(source: Path, target: Path) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(target):
-        source.unlink()  # `_free` found the same content there
+        if not _same(source, target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        source.unlink()
         return
     try:
         os.link(source, target, follow_symlinks=False)
@@ -236,7 +239,8 @@ def _same(source: Path, place: Path) -> bool:
 def _line(flaw: Flaw, to: Path | None, id_: str | None, ids: set[str]) -> str:
     if id_ is not None:
         ids.add(id_)
-    said = {"from": flaw.path, "to": None if to is None else str(to), "id": id_, "code": flaw.code, "message": flaw.message}
+    way = {"from": flaw.path, "to": None} if to is None else {"from": os.path.abspath(flaw.path), "to": os.path.abspath(to)}
+    said = way | {"id": id_, "code": flaw.code, "message": flaw.message}
     return json.dumps(said) + "\n"
 
 

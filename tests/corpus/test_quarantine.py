@@ -122,6 +122,14 @@ def test_nothing_is_overwritten(root, tmp_path):
     assert (taken.parent / "a.npz.1").read_bytes() == content
 
 
+def test_a_move_onto_another_file_is_refused(root, tmp_path):
+    (tmp_path / "there").write_bytes(b"somebody else's")
+    with pytest.raises(FileExistsError):
+        quarantine.move(root / "pcd" / "0000" / "a.npz", tmp_path / "there")
+    assert (root / "pcd" / "0000" / "a.npz").is_file()
+    assert (tmp_path / "there").read_bytes() == b"somebody else's"
+
+
 def test_a_folder_of_the_quarantine_that_leads_back_loses_nothing(root, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "pcd").symlink_to(root / "pcd")
@@ -206,6 +214,16 @@ def test_killed_at_any_moment_it_is_completed_by_the_next_run(root, tmp_path, mo
         assert moved.read_bytes() == (whole / "pcd" / "0000" / name).read_bytes()
     assert ids(tmp_path / "bad") == ["0000/a", "0000/b"]
     assert len(record(tmp_path / "bad")) == 2
+
+
+def test_paths_from_here_lead_back_from_anywhere(root, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    here = Path("../set")
+    aside(here, Path("bad"), [flaw(Kind.CLOUD, here / "pcd" / "0000" / "a.npz")])
+    (line,) = record(tmp_path / "work" / "bad")
+    assert (line["from"], line["to"]) == (str(root / "pcd/0000/a.npz"), str(tmp_path / "work/bad/pcd/0000/a.npz"))
+    assert Path(line["to"]).is_file()
 
 
 def test_what_was_put_back_is_forgotten(root, tmp_path):
