@@ -144,6 +144,7 @@ def prepare(
     workers: int = 2,
     timeout: float = 30.0,
     retry: bool = False,
+    own: bool = False,
     engine: Engine | None = None,
     told: Told = lambda count, report: None,
     warn: Callable[[str], None] = lambda text: None,
@@ -158,6 +159,7 @@ def prepare(
         workers: processes of the local engine.
         timeout: seconds a program may take, all stages together.
         retry: try those again that failed before and have not changed.
+        own: files that the manifest does not know are not someone else's: whole products are kept, others are made.
         engine: who does the work; None: `workers` processes here.
         told: called as programs are dealt with.
         warn: told of what could not be done and does no harm.
@@ -168,7 +170,7 @@ def prepare(
     work = engine or functools.partial(local, workers=workers, timeout=timeout)
     report = Report(total=len(ids))
     with Workplace(out, warn) as workplace:
-        ledger = Ledger(workplace, Shelves(out), recipe, report, timeout, retry, told)
+        ledger = Ledger(workplace, Shelves(out, own), recipe, report, timeout, retry, told)
         began = time.monotonic()
         outcomes = work(ledger.commissions(ids, folder))
         try:
@@ -220,6 +222,8 @@ class Ledger:
         for product, parameters in self.wanted.items():
             entry = line.get(product)
             ours = entry is not None and "files" in entry
+            if not ours and self.shelves.own and self.shelves.whole(id_, product):
+                continue
             if not ours and self.shelves.has(id_, product):
                 foreign += 1
                 self.report.foreign[product] += 1

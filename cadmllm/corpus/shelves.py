@@ -18,18 +18,29 @@ _VIEW = re.compile(rf"(.+)_\d{{1,3}}\.(?:{'|'.join(IMAGE_FORMATS)})$", re.IGNORE
 
 
 class Shelves:
-    """The folders below `out`. A shard is listed once, before anything of this run is written to it."""
+    """The folders below `out`. A shard is listed once, before anything of this run is written to it.
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    Args:
+        out: the output folder.
+        own: whether all files in it are ours, also those that no manifest knows.
+    """
+
+    def __init__(self, out: Path, own: bool = False) -> None:
+        self.out, self.own = out, own
         self._root = out.resolve()
         self._listed: dict[tuple[str, Product], set[str]] = {}
         self._ready: set[Path] = set()
 
     def has(self, id_: str, product: Product) -> bool:
-        """Whether there was any file of this product for the id: in another format or under the other folder name, too."""
+        """Whether someone else has a file of this product for the id: in another format or under the other folder name, too."""
+        if self.own:
+            return False
         shard, _, name = id_.rpartition("/")
         return name in self._names(shard, product)
+
+    def whole(self, id_: str, product: Product) -> bool:
+        """Whether all files of the product are there."""
+        return all((self.out / name).is_file() for name in targets(id_, product))
 
     def intact(self, id_: str, product: Product, entry: Line) -> bool:
         """Whether all files that a manifest's entry names are there with the size it says."""

@@ -64,7 +64,7 @@ def write_dataset(
     if not points and not views:
         return Report(total=count, made=count)
     ids = [part_id(number) for number in range(count)]
-    return prepare(ids, out / "json", out, what, workers=workers, timeout=timeout, told=told)
+    return prepare(ids, out / "json", out, what, workers=workers, timeout=timeout, own=True, told=told)
 
 
 def _recipe(what: Recipe) -> dict[str, object]:

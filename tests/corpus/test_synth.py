@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,20 @@ def test_an_interrupted_run_is_completed(made, tmp_path):
     by_run = ("recipe.json", "prepared.jsonl")  # they say what was asked for, and this folder has no views
     assert {k: v for k, v in digest(made).items() if "img" not in k and k not in by_run} == {
         k: v for k, v in digest(root).items() if k not in by_run
+    }
+
+
+def test_a_folder_without_a_manifest_is_completed(made, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(made, root)
+    (root / "prepared.jsonl").unlink()
+    lost = [root / "img/0000/00000001_003.png", root / "pcd/0000/00000004.npz"]
+    for path in lost:
+        path.unlink()
+    report = write_dataset(root, 5, 4, True, True, 1, point_count=256, size=48, compact=True)
+    assert (report.made, report.kept, report.foreign) == (2, 3, {})
+    assert {k: v for k, v in digest(root).items() if k != "prepared.jsonl"} == {
+        k: v for k, v in digest(made).items() if k != "prepared.jsonl"
     }
 
 
