@@ -180,6 +180,7 @@ def test_an_interrupted_deep_check_goes_on(many, tmp_path, capsys, how):
     _, said = process.communicate(timeout=60)
     assert process.returncode == (130 if how is signal.SIGINT else -9)
     assert "Traceback" not in said
+    assert ("the same command goes on" in said) == (how is signal.SIGINT)
     before = known(index)
     assert 0 < before < 120
     code, found = checked(capsys, many, "--deep", "--set", f"data.index={index}")

@@ -44,7 +44,11 @@ def check(
         settings.data.root = _path(root)
     if quarantine is not None:
         check_place(quarantine, locate(settings.data))  # before minutes of work
-    found = audit(settings, stage=stage, deep=deep, workers=workers or settings.kernel.workers, console=console)
+    try:
+        found = audit(settings, stage=stage, deep=deep, workers=workers or settings.kernel.workers, console=console)
+    except KeyboardInterrupt:
+        console.note("interrupted: what was examined is kept, the same command goes on")
+        raise
     outcome = None
     if quarantine is not None and not list_only:
         _at_rest(found)
