@@ -1,10 +1,12 @@
 """Stage 3 with and without cached features, and how fast features are made: encoders of the real sizes, random weights.
 
     .venv/bin/python benchmarks/features.py [--ids 8] [--views 2] [--steps 4] [--dino small base large] [--device auto] [--json]
+    .venv/bin/python benchmarks/features.py --index 453000        # the index of so many ids alone, without features
 
 The language model is the bundled tiny base, so what is shown is the cost of the encoders. Every figure is of a process of its
 own (Michelangelo 64 M parameters; DINOv2 22, 86 and 304 M); ratios hold within one run alone. Parts are those of the mini data
-set. Samples/s count whole steps of 4 samples, reading of clouds and pictures included, without the first step.
+set. Samples/s count whole steps of 4 samples, reading of clouds and pictures included, without the first step. On a CPU, seconds
+are those that the process computed (with OMP_NUM_THREADS=1, what one free core would take): others may use the machine.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +41,16 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32", help="of computing; features are stored in bfloat16")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--index", type=int, metavar="IDS", help="measure the index of a store of so many ids instead")
     parser.add_argument("--child", nargs=3, metavar=("WHAT", "SIZE", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         what, size, folder = args.child
         measure = {"encode": encode_once, "text": train_steps, "without": train_steps, "with": train_steps}[what]
         print(json.dumps(measure(args, what, size, Path(folder)) | memory(args.device)))
+        return
+    if args.index:
+        print(json.dumps(index_of(args.index), indent=1))
         return
     rows = []
     with tempfile.TemporaryDirectory(prefix="cadmllm-features-") as folder:
@@ -134,20 +141,23 @@ def train_steps(args: argparse.Namespace, what: str, size: str, folder: Path) ->
     cached = open_features(settings, planned, dataset, console)
     session = open_session(settings, planned[0], Start(None, "benchmark"), dataset, console, cached)
     loss = train_step(session.engine, session.windows[0].batches).loss
-    samples, begun = 0, time.perf_counter()
+    now = clock(session.engine.device.type)
+    samples, begun = 0, now()
     for step in range(1, args.steps + 1):
         window = session.windows[step]
         train_step(session.engine, window.batches)
         samples += sum(window.mix.values())
-    seconds = time.perf_counter() - begun
+    seconds = now() - begun
     parameters = sum(parameter.numel() for parameter in session.model.parameters())
     return {"samples_per_s": samples / seconds, "parameters": parameters, "loss": loss}
 
 
 def encode_once(args: argparse.Namespace, what: str, size: str, folder: Path) -> dict[str, Any]:
-    """Clouds and views a second, and what they take on disk."""
+    """Clouds and views a second (read, encoded), and what they take on disk."""
     from cadmllm.console import Console
     from cadmllm.corpus.layout import open_dataset
+    from cadmllm.corpus.sources import Sources, sources_of
+    from cadmllm.models.features import FrozenEncoder
     from cadmllm.train.encode import Options, encode
 
     settings = settings_of(args, what, size, folder)
@@ -159,8 +169,21 @@ def encode_once(args: argparse.Namespace, what: str, size: str, folder: Path) ->
     for part in ("images",) if done else ("points", "images"):
         options = Options(parts=(part,), dtype="bfloat16", batch_size=8)
         (report,) = encode(settings, dataset, folder / f"features-{size}", options, Console(quiet=True))
-        found[part] = {"rows_per_s": report.rate, "bytes_a_row": report.bytes / report.rows}
+        encoder = FrozenEncoder(settings, part)
+        now = clock(encoder.device.type)
+        sources, begun = Sources(part, list(sources_of(dataset, part, dataset.ids)), settings.model.point_count, 1), now()
+        rows = [row for k in range(len(sources)) for row in sources[k].rows if row is not None]
+        read = now()
+        for k in range(0, len(rows), 8):
+            encoder(rows[k : k + 8], "bfloat16")
+        rates = {"read_per_s": len(rows) / (read - begun), "encoded_per_s": len(rows) / (now() - read)}
+        found[part] = {**rates, "bytes_a_row": report.bytes / report.rows}
     return found
+
+
+def clock(device: str) -> Callable[[], float]:
+    """Seconds: computed ones on a CPU, those of the wall elsewhere."""
+    return time.process_time if device == "cpu" else time.perf_counter
 
 
 def memory(device: str) -> dict[str, float]:
@@ -175,6 +198,46 @@ def memory(device: str) -> dict[str, float]:
     return found
 
 
+def index_of(count: int) -> dict[str, float]:
+    """Size of an index, seconds to write and open it and to look up every id and one; MiB that opening took."""
+    import numpy as np
+
+    from cadmllm.corpus import shards
+    from cadmllm.corpus.features import Part
+    from cadmllm.corpus.shards import INDEX, SHARD_BYTES, Entry, Recipe, Shard, shard_path, write_index
+
+    recipe = Recipe("michelangelo", "0" * 64, 257, 768, "bfloat16", "bfloat16", {"draws": 1})
+    each = SHARD_BYTES // recipe.row_bytes
+    ids = [f"{k // 10_000:04d}/{k:08d}_{k % 100_000:05d}" for k in range(count)]
+    shards.read_crc = lambda shard: np.zeros(shard.rows, "<u4")  # ty: ignore[invalid-assignment]  # there are no shards
+    with tempfile.TemporaryDirectory(prefix="cadmllm-features-") as name:
+        folder, made = Path(name), []
+        for begin in range(0, count, each):
+            entries = tuple(Entry(id_, k, 1, "01" * 16, "02" * 16) for k, id_ in enumerate(ids[begin : begin + each]))
+            size = len(entries) * recipe.row_bytes
+            made.append(Shard(shard_path(folder, begin // each), recipe, entries, (), len(entries), 8, size))
+        times = [time.perf_counter()]
+        write_index(folder, recipe, made, {})
+        times.append(time.perf_counter())
+        part = Part(folder)
+        times.append(time.perf_counter())
+        assert (part.find(ids) >= 0).all()
+        times.append(time.perf_counter())
+        for id_ in ids[:1000]:
+            part.find([id_])
+        times.append(time.perf_counter())
+        taken = (folder / INDEX).stat().st_size / 2**20
+    write, opening, every, thousand = (b - a for a, b in zip(times, times[1:], strict=False))
+    return {
+        "shards": len(made),
+        "mib": taken,
+        "write_s": write,
+        "open_s": opening,
+        "find_all_s": every,
+        "find_one_us": thousand * 1e3,
+    }
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The figures as Markdown."""
     lines = [
@@ -186,14 +249,14 @@ def table(rows: list[dict[str, Any]]) -> str:
         cuda = f"{row['cuda_mib']:,.0f} MiB" if "cuda_mib" in row else "not measured"
         figures = f"{row['parameters'] / 1e6:.1f} M | {row['rss_mib']:,.0f} MiB | {cuda} | {row['samples_per_s']:.2f}"
         lines.append(f"| {row['size']} | {names[row['what']]} | {figures} | {row['loss']:.4f} |")
-    lines += ["", "| encoder | rows/s | bytes a row | GB per 1,000 rows |", "|---|---|---|---|"]
+    lines += ["", "| encoder | read/s | encoded/s | bytes a row | GB per 1,000 rows |", "|---|---|---|---|---|"]
     for row in (row for row in rows if row["what"] == "encode"):
         for part, name in (("points", "Michelangelo, clouds"), ("images", f"DINOv2-{row['size']}, views")):
             if part not in row:
                 continue
             one = row[part]
             size = f"{one['bytes_a_row']:,.0f} | {one['bytes_a_row'] / 1e6:.2f}"
-            lines.append(f"| {name} | {one['rows_per_s']:.2f} | {size} |")
+            lines.append(f"| {name} | {one['read_per_s']:.1f} | {one['encoded_per_s']:.2f} | {size} |")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,20 @@ MODALITY = {"points": "point_cloud", "images": "image"}  # of a part of a featur
 
 
 class Source(NamedTuple):
-    """The files of an id: its cloud, or its views in order."""
+    """The files of an id: its cloud, or its views in order.
+
+    Their paths are kept as what they have in common and their ends, which most ids share: paths of millions of views would
+    fill gigabytes.
+    """
 
     id: str
-    paths: tuple[Path, ...]
+    stem: str
+    ends: tuple[str, ...]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files."""
+        return tuple(Path(self.stem + end) for end in self.ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +85,7 @@ class Sources:
 
     def rows(self, source: Source) -> int:
         """Rows of features that a source has."""
-        return self.draws if self.part == "points" else len(source.paths)
+        return self.draws if self.part == "points" else len(source.ends)
 
     def _clouds(self, source: Source) -> tuple[list[tuple[np.ndarray, ...] | None], list[tuple[int, str, str]]]:
         try:
@@ -98,17 +109,20 @@ class Sources:
 
 def sources_of(dataset: DataSet, part: str, ids: Sequence[str]) -> Iterator[Source]:
     """The files of those ids that have the modality, in order; what leads out of the data set is noted there and left out."""
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     for id_ in ids:
         if MODALITY[part] not in dataset.modalities(id_):
             continue
         try:
             cloud = dataset.cloud_path(id_) if part == "points" else None
-            paths = tuple(dataset.view_paths(id_)) if part == "images" else (cloud,) if cloud else ()
+            paths = [str(path) for path in (dataset.view_paths(id_) if part == "images" else [cloud] if cloud else [])]
         except CadmllmError as error:
             dataset.note(error, id_)
             continue
         if paths:
-            yield Source(id_, paths)
+            stem = os.path.commonprefix(paths) if len(paths) > 1 else paths[0].removesuffix(os.path.splitext(paths[0])[1])
+            ends = tuple(path[len(stem) :] for path in paths)
+            yield Source(id_, stem, shared.setdefault(ends, ends))
 
 
 def inputs_of(part: str, point_count: int, draws: int) -> dict[str, int]:
