@@ -199,7 +199,7 @@ def memory(device: str) -> dict[str, float]:
 
 
 def index_of(count: int) -> dict[str, float]:
-    """Size of an index, seconds to write and open it and to look up every id and one; MiB that opening took."""
+    """Size of an index, seconds to write and open it and to look up every id and one."""
     import numpy as np
 
     from cadmllm.corpus import shards
