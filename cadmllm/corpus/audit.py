@@ -75,6 +75,10 @@ class Audit:
             if kind is Kind.DEEP or kind is Kind.CAPTIONS and flaw.code in ENTRIES:
                 yield kind, owner, flaw
 
+    def incomplete(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """(id, modalities that it lacks) of every id that lacks any, in order."""
+        return census.incomplete(census.walk(self.dataset.index))
+
 
 def audit(settings: Settings, *, stage: int, deep: bool, workers: int, console: Console) -> Audit:
     """Look at every file of a data set, examine what is new or changed, and judge.

@@ -62,13 +62,26 @@ def take(entries: Iterable[Entry], left_out: frozenset[str]) -> Census:
         if not there & _TEXT or id_ in left_out:
             continue
         out.known += 1
-        have = (usable & _TEXT == _TEXT, usable & _CLOUD, usable & _VIEWS)
-        for name, has in zip(MODALITIES, have, strict=True):
-            if has:
+        missing = lacks(usable)
+        for name in MODALITIES:
+            if name not in missing:
                 out.having[name] += 1
             elif len(out.without[name]) < FIRST:
                 out.without[name].append(id_)
     return out
+
+
+def lacks(usable: int) -> tuple[str, ...]:
+    """The modalities that an id lacks, by what of it can be used."""
+    have = (usable & _TEXT == _TEXT, usable & _CLOUD, usable & _VIEWS)
+    return tuple(name for name, has in zip(MODALITIES, have, strict=True) if not has)
+
+
+def incomplete(entries: Iterable[Entry]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(id, modalities that it lacks) of every id that is known by a caption or a program and lacks any."""
+    for id_, there, usable in entries:
+        if there & _TEXT and (missing := lacks(usable)):
+            yield id_, missing
 
 
 def orphan(there: int) -> tuple[tuple[str, str], ...]:

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from cadmllm.errors import CadmllmError, Exit
 RECORD = "quarantine.jsonl"
 IDS = "ids.txt"
 SUSPECT = "suspect.txt"
+MISSING = "missing.tsv"
 DATA = ("json", "txt", "img", "pcd", "pointcloud", "step")  # folders of a root that are read
 BATCH = 100  # moves that are written down together before the first of them
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
@@ -120,6 +121,18 @@ def put_aside(
         raise CadmllmError("E303", f"the quarantine stops at {where}", remedy) from error
     outcome.ids = len(ids)
     return outcome
+
+
+def write_missing(folder: Path, incomplete: Iterable[tuple[str, Sequence[str]]]) -> None:
+    """DIR/missing.tsv: every id that lacks something, and what, a line each: what a download has yet to bring.
+
+    Raises:
+        CadmllmError: E303 when it cannot be written.
+    """
+    with whole(folder / MISSING) as aside, aside.open("w", encoding="utf-8") as table:
+        table.write("id\tlacks\n")
+        for id_, lacks in incomplete:
+            table.write(f"{id_}\t{','.join(lacks)}\n")
 
 
 def _write_ids(path: Path, ids: set[str]) -> None:

@@ -128,6 +128,7 @@ def test_quarantine_from_the_command_line(healthy, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"--set data.exclude='{bad / 'ids.txt'}'" in said
     assert sorted(healthy.rglob("*")) == before
+    assert (bad / "missing.tsv").read_text() == f"id\tlacks\n0000/{ids[0]}\ttext\n0000/{ids[1]}\tpoint_cloud\n"
     code, found = checked(capsys, healthy, "--set", f"data.exclude={bad / 'ids.txt'}")
     assert (code, found["stages"]["1"]["of"], found["stages"]["1"]["ids"]) == (0, 4, 4)
     code, found = checked(capsys, healthy, "--quarantine", bad)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cadmllm.corpus.census import FIRST, orphan, take, walk
+from cadmllm.corpus.census import FIRST, incomplete, orphan, take, walk
 from cadmllm.corpus.facts import Facts, Flaw, Kind
 from cadmllm.corpus.scan import open_index
 from cadmllm.settings import DataSettings
@@ -23,6 +23,7 @@ def test_counts_are_those_of_sets(masks, left_out):
     known = [e for e in entries if e[1] & (CAPTION | PROGRAM) and e[0] not in left_out]
     found = take(iter(entries), left_out)
     assert found.known == len(known)
+    assert {id_ for id_, _ in incomplete(entries) if id_ not in left_out} == {e[0] for e in known if e[2] != 15}
     wanted = {"text": CAPTION | PROGRAM, "point_cloud": CLOUD, "image": VIEWS}
     for name, bits in wanted.items():
         without = [id_ for id_, _, usable in known if usable & bits != bits]

@@ -36,7 +36,7 @@ def check(
     settings, console = shared.settings(), shared.console
     from cadmllm.corpus.audit import audit
     from cadmllm.corpus.folders import locate
-    from cadmllm.corpus.quarantine import check_place, put_aside
+    from cadmllm.corpus.quarantine import check_place, put_aside, write_missing
 
     if list_only and quarantine is None:
         raise CadmllmError("E105", "--list-only needs a folder", "add --quarantine DIR", exit_code=Exit.USAGE)
@@ -54,6 +54,7 @@ def check(
         _at_rest(found)
     if quarantine is not None:
         outcome = put_aside(found.unusable, quarantine, found.dataset.folders, list_only=list_only)
+        write_missing(quarantine, found.incomplete())
     _say(console, found, stage)
     if outcome is not None:
         _say_aside(console, outcome, list_only)
