@@ -340,7 +340,8 @@ def _locked(out: Path) -> Generator[None]:
     """One `data encode` at a time; the system frees the lock of a process that was killed."""
     with (out / LOCK).open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # not flock, which the loader processes of a killed run would go on holding
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             message = f"another `cadmllm data encode` is writing {out}"
             raise CadmllmError("E409", message, "wait for it, or give another folder: --out DIR") from error

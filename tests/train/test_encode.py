@@ -246,9 +246,16 @@ def test_what_is_absent_is_left_out_unless_it_was_asked_for(frozen, parts, conso
 def test_one_at_a_time(frozen, parts, console, tmp_path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with encoding._locked(out), pytest.raises(CadmllmError, match="another") as caught:
+    code = "import sys; from pathlib import Path; from cadmllm.train.encode import _locked\n"
+    code += "with _locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(CadmllmError, match="another") as caught:
         encode(frozen, parts, out, POINTS, console)
     assert caught.value.code == "E409"
+    holder.kill()
+    holder.wait()
     encode(frozen, parts, out, POINTS, console)
 
 
