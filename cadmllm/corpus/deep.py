@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cadmllm.console import Console
     from cadmllm.corpus.index import Index
 
-RULES = "1"  # to be changed whenever a program or cloud would be judged differently
+RULES = "2"  # to be changed whenever a program or cloud would be judged differently
 OFF = 1e-3  # of the recorded box's diagonal: a larger difference is no rounding
 EVERY = 1.0  # s between two writes: what an interruption may cost
 SHARE = 8  # programs a worker is handed at once
@@ -63,12 +63,15 @@ class Look:
         path, cloud: files; None without a cloud that can be used.
         box: recorded bounding box, mm, low then high corner, or None.
         limit: s that the parent allows.
+        bound: the recorded box may be larger than the part. Writers without a kernel, ours too, record the box of the material
+            that is added, which an intersection makes smaller.
     """
 
     path: str
     cloud: str | None
     box: list[float] | None
     limit: float
+    bound: bool = False
 
     def run(self) -> Facts:
         """What was found; nothing that a file holds raises."""
@@ -109,7 +112,9 @@ def _other_box(look: Look, built: tuple[Point3, Point3], values: dict[str, Value
         return None
     corners = [*built[0], *built[1]]
     diagonal = math.dist(look.box[:3], look.box[3:])
-    off = max(abs(a - b) for a, b in zip(corners, look.box, strict=True))
+    outside = [*(a - b for a, b in zip(look.box[:3], corners[:3], strict=True))]
+    outside += [b - a for a, b in zip(look.box[3:], corners[3:], strict=True)]
+    off = max(outside if look.bound else map(abs, outside))
     if not diagonal > 0.0:
         return Flaw("E461", "warn", look.path, f"{look.path}: the recorded bounding box has no extent")
     values["box_off"] = off / diagonal
@@ -210,12 +215,13 @@ def deep_check(index: Index, *, workers: int, timeout: float, console: Console) 
 
 def _tasks(index: Index, timeout: float) -> Iterator[_Task]:
     """The programs that are to be built, a page at a time (they leave the query's result while it runs)."""
-    fields = f"p.id, p.place, c.place, json_extract(p.facts, '$.box'), {_STAMP}"
+    intersects = "COALESCE(json_extract(p.facts, '$.operations.intersect'), 0) > 0"
+    fields = f"p.id, p.place, c.place, json_extract(p.facts, '$.box'), {intersects}, {_STAMP}"
     sql = f"SELECT {fields} FROM {_JOINED} WHERE {_WANTED} AND {_UNKNOWN} AND p.id > ? ORDER BY p.id LIMIT {PAGE}"
     after = ""
     while page := index.db.execute(sql, (RULES, after)).fetchall():
-        for id_, program, cloud, box, stamp in page:
-            yield _Task(id_, stamp, Look(program, cloud, json.loads(box) if box else None, timeout))
+        for id_, program, cloud, box, bound, stamp in page:
+            yield _Task(id_, stamp, Look(program, cloud, json.loads(box) if box else None, timeout, bool(bound)))
         after = page[-1][0]
 
 

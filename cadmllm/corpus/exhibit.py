@@ -277,8 +277,10 @@ def _judge(out: Exhibit) -> None:
     if out.build is None:
         return
     cloud = str(out.paths["cloud"][0]) if out.cloud is not None else None
-    box = out.values.get("program", {}).get("box")
-    out.flaws += Look(str(out.paths["program"][0]), cloud, box, out.build.seconds).judge(out.build).flaws
+    values = out.values.get("program", {})
+    bound = values.get("operations", {}).get("intersect", 0) > 0
+    look = Look(str(out.paths["program"][0]), cloud, values.get("box"), out.build.seconds, bound)
+    out.flaws += look.judge(out.build).flaws
 
 
 def _read_cloud(out: Exhibit) -> None:
