@@ -46,7 +46,7 @@ def test_lines_are_sorted_and_the_last_word_counts(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2000), st.binary(max_size=20))
 def test_a_journal_that_was_cut_anywhere_loses_its_torn_line_alone(tmp_path_factory, cut: int, junk: bytes):
     out = tmp_path_factory.mktemp("out")
@@ -162,7 +162,7 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path):
 PLAIN = st.none() | st.text() | st.floats(allow_nan=False, allow_infinity=False) | st.integers()
 
 
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.dictionaries(st.text().map(lambda key: f"x{key}"), PLAIN))
 def test_a_line_comes_back_as_it_was(values: dict):
     found = {"id": "0000/a"} | values
