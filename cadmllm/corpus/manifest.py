@@ -81,6 +81,8 @@ class Workplace:
         for path in (self.aside, self.path):
             if path.is_symlink():
                 raise CadmllmError("E419", f"{path} is a link", f"remove it: rm {path}")
+        if self.path.exists() and not self.path.is_file():
+            raise CadmllmError("E480", f"{self.path} is no regular file", f"move it away: mv {self.path} {self.path}.broken")
         make_folder(self.aside)
         self._lock = _locked(self.aside / "lock", self._warn)
         try:
@@ -152,8 +154,8 @@ class Workplace:
         journal = self.aside / "journal.jsonl"
         try:
             for path in self.aside.iterdir():
-                if path.name not in ("lock", "journal.jsonl"):
-                    path.unlink()
+                if path.name not in ("lock", "journal.jsonl") or path.is_symlink() or not path.is_file():
+                    path.unlink()  # what is no file was never ours, and reading a pipe would not end
             if not journal.exists():
                 return
             with open(journal, "rb") as file:

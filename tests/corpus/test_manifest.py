@@ -152,6 +152,19 @@ def test_links_in_their_place_are_refused(tmp_path: Path, name: str):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_pipes_in_their_place_hold_nobody_up(tmp_path: Path):
+    (tmp_path / FOLDER).mkdir()
+    os.mkfifo(tmp_path / FOLDER / "journal.jsonl")
+    with Workplace(tmp_path) as place:
+        place.finish(line("0000/a"))
+    assert ids(tmp_path) == ["0000/a"]
+    (tmp_path / MANIFEST).unlink()
+    os.mkfifo(tmp_path / MANIFEST)
+    with pytest.raises(CadmllmError) as caught, Workplace(tmp_path):
+        pass
+    assert caught.value.code == "E480"
+
+
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CadmllmError) as caught, Workplace(tmp_path / "file" / "out"):
