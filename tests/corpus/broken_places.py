@@ -172,7 +172,8 @@ def _other_cloud(root: Path) -> None:
 def _other_box(root: Path) -> None:
     path = root / "json/0000/b.json"
     data = json.loads(path.read_text())
-    data["properties"]["bounding_box"]["max_point"]["x"] += 0.5
+    for corner in ("min_point", "max_point"):
+        data["properties"]["bounding_box"][corner]["x"] += 0.5
     path.write_text(json.dumps(data))
 
 
