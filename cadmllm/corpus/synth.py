@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cadmllm.cad import files, omnicad
 from cadmllm.corpus.captionfiles import CAPTION
+from cadmllm.corpus.duplicates import signatures
 from cadmllm.corpus.manifest import make_folder
 from cadmllm.corpus.parts import SHARD, VERSION, Part, generate, part_id
 from cadmllm.corpus.prepare import POINT_COUNT, Recipe, Report, Told, prepare
@@ -18,7 +19,7 @@ from cadmllm.errors import CadmllmError
 __all__ = ["Part", "generate", "write_dataset"]
 
 RECIPE = "recipe.json"  # says how a folder was made; a folder with another recipe, or without one, is left alone
-HELD_OUT = 10  # every tenth part is held out (val.txt)
+HELD_OUT = 10  # every tenth part is held out (val.txt), unless it nearly repeats one to train on
 
 
 def write_dataset(
@@ -79,7 +80,7 @@ def _recipe(what: Recipe) -> dict[str, object]:
 
 def _write_parts(out: Path, count: int, seed: int, advance: Callable[[int], None]) -> None:
     entries: list[dict[str, str]] = []
-    held_out: list[str] = []
+    aside = _HeldOut()
     make_folder(out / "txt")
     for number, part in enumerate(generate(count, seed)):
         path = out / "json" / f"{part.id}.json"
@@ -88,14 +89,31 @@ def _write_parts(out: Path, count: int, seed: int, advance: Callable[[int], None
         if not path.exists():
             omnicad.write_json(part.program, path)
         entries.append(_entry(part))
-        if number % HELD_OUT == HELD_OUT - 1:
-            held_out.append(part.id)
+        aside.see(number, part)
         if number % SHARD == SHARD - 1 or number == count - 1:
             _write_text(out / "txt" / f"{part.id.split('/')[0]}.json", json.dumps(entries, ensure_ascii=False, indent=0) + "\n")
             entries = []
         advance(1)
-    if held_out:
+    if held_out := aside.ids():
         _write_text(out / VAL_LIST, "".join(f"{id_}\n" for id_ in held_out))
+
+
+class _HeldOut:
+    """Every tenth part, but for near-duplicates of the others: what is held out must not have been learned by heart."""
+
+    def __init__(self) -> None:
+        self._learned: set[int] = set()
+        self._tenth: list[tuple[str, list[int]]] = []
+
+    def see(self, number: int, part: Part) -> None:
+        marks = [int(mark, 16) for mark in signatures(part.program)]
+        if number % HELD_OUT == HELD_OUT - 1:
+            self._tenth.append((part.id, marks))
+        else:
+            self._learned.update(marks)
+
+    def ids(self) -> list[str]:
+        return [id_ for id_, marks in self._tenth if self._learned.isdisjoint(marks)]
 
 
 def _entry(part: Part) -> dict[str, str]:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cadmllm.cad import tokens
+from cadmllm.corpus.facts import Kind
 from cadmllm.corpus.layout import open_dataset
 from cadmllm.corpus.synth import generate, write_dataset
 from cadmllm.errors import CadmllmError
@@ -127,8 +128,14 @@ def test_other_folders_are_left_alone(tmp_path):
     assert caught.value.code == "E303"
 
 
-def test_every_tenth_part_is_held_out(tmp_path):
-    write_dataset(tmp_path / "set", 40, 2)
-    train, val = open_dataset(DataSettings(root=tmp_path / "set")).split()
-    assert val == [f"0000/{k:08d}" for k in (9, 19, 29, 39)]
-    assert len(train) == 36
+def test_every_tenth_part_is_held_out_but_for_near_duplicates(tmp_path):
+    write_dataset(tmp_path / "set", 300, 0)
+    dataset = open_dataset(DataSettings(root=tmp_path / "set"))
+    train, val = dataset.split()
+    marks = {row.id: set(row.values["near"]) for row in dataset.index.rows(Kind.PROGRAM)}
+    learned = set().union(*(marks[id_] for id_ in train))
+    tenth = [f"0000/{k:08d}" for k in range(9, 300, 10)]
+    unlike_training = [id_ for id_ in tenth if not marks[id_] & set().union(*(marks[i] for i in marks if i not in tenth))]
+    assert val == unlike_training
+    assert 15 < len(val) < 30, "some of the thirty are near-duplicates"
+    assert not any(marks[id_] & learned for id_ in val)
