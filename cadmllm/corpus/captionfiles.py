@@ -6,7 +6,6 @@ further keys that begin with 'text caption' ('text caption dimensioned'), or in 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,30 +43,6 @@ def unsafe(id_: str) -> str:
     if not id_.isprintable():
         return "a control character in the id"
     return ""
-
-
-def read_captions(path: Path) -> tuple[dict[str, tuple[str, ...]], list[Note]]:
-    """Captions by id, of a caption file or of every .json file in a folder.
-
-    Returns:
-        (id -> captions, the main one first; notes on entries that were left out).
-
-    Raises:
-        CadmllmError: E401 when there is no such file, E402 when one is not a JSON list.
-    """
-    files = [path] if path.is_file() else sorted(_json_files(path))
-    found: dict[str, tuple[str, ...]] = {}
-    notes: list[Note] = []
-    for file in files:
-        captions, flaws = examine_captions(file)
-        for flaw in flaws:
-            if flaw.level == "fail":
-                raise CadmllmError("E402", flaw.message, REMEDY)
-            if flaw.level == "warn":
-                notes.append((flaw.code, flaw.path, flaw.message))
-        for id_, texts in captions.items():
-            found[id_] = (*found.get(id_, ()), *texts)
-    return found, notes
 
 
 def examine_captions(path: Path) -> tuple[dict[str, tuple[str, ...]], tuple[Flaw, ...]]:
@@ -192,13 +167,3 @@ def _entries(path: Path, flaws: list[Flaw]) -> list[object]:
     if encoding := other_encoding(raw):
         flaws.append(Flaw("E410", "warn", str(path), f"{path} is {encoding}, not UTF-8: it is read, but not by every tool"))
     return data
-
-
-def _json_files(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return [Path(e.path) for e in entries if e.name.endswith(".json") and not e.name.startswith(".")]
-    except OSError as error:
-        raise CadmllmError(
-            "E401", f"{folder} cannot be read: {error.strerror}", "check the path: --set data.txt=FOLDER"
-        ) from error

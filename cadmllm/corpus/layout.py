@@ -8,10 +8,9 @@ and said in `DataSet.problems`; what is merely absent (a caption without a progr
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -264,8 +263,8 @@ def open_dataset(data: DataSettings, *, console: Console | None = None, workers:
     return dataset
 
 
-def programs_of(root: Path, every: bool = False) -> tuple[list[tuple[str, Callable[[], Program]]], list[Problem]]:
-    """(id, reader) of the programs under a root, sorted by id, and what was left out.
+def program_ids(root: Path, every: bool = False) -> tuple[Sequence[str], list[Problem]]:
+    """The ids of the programs under a root, sorted, and what was left out. No program is opened.
 
     Args:
         root: folder with json/, and txt/ if there are captions.
@@ -274,15 +273,6 @@ def programs_of(root: Path, every: bool = False) -> tuple[list[tuple[str, Callab
     Raises:
         CadmllmError: E401 when there is no json/ or it is empty.
     """
-    from cadmllm.cad import omnicad
-
-    ids, problems = program_ids(root, every)
-    folder = root / "json"
-    return [(id_, functools.partial(omnicad.read_json, folder / f"{id_}.json")) for id_ in ids], problems
-
-
-def program_ids(root: Path, every: bool = False) -> tuple[Sequence[str], list[Problem]]:
-    """The ids of `programs_of`, sorted, and what was left out."""
     from cadmllm.settings import DataSettings
 
     data = DataSettings(root=root)

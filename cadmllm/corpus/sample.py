@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cadmllm.corpus.features import FeatureStore
-    from cadmllm.corpus.layout import DataSet, Problem
+    from cadmllm.corpus.layout import DataSet
 
 SEED_SCHEME = 1  # of `fixed_seed`; raise it when the fixed draws change, since features that were encoded are then others
 BARE_SHARE = 0.15  # of the samples that show a cloud or an image
@@ -157,40 +157,6 @@ def target_of(dataset: DataSet, id_: str) -> np.ndarray:
     from cadmllm.cad import tokens
 
     return np.asarray(tokens.encode(dataset.program(id_)).tokens, dtype=np.int64)
-
-
-def usable_ids(dataset: DataSet, ids: Iterable[str], longest: int) -> tuple[list[str], list[Problem]]:
-    """Split ids into those a stage can train on and the reasons against the others.
-
-    Reads and encodes every program once (about 1 ms each), so that a long target is found before the first step and not
-    at hour 6.
-
-    Args:
-        dataset: from `layout.open_dataset`.
-        ids: the ids to look at.
-        longest: longest target in tokens.
-    """
-    from cadmllm.corpus.layout import Problem
-
-    good: list[str] = []
-    bad: list[Problem] = []
-    for id_ in ids:
-        try:
-            length = len(target_of(dataset, id_))
-        except CadmllmError as error:
-            bad.append(Problem(error.code, id_, error.message))
-            continue
-        if length > longest:
-            bad.append(
-                Problem(
-                    "E602",
-                    id_,
-                    f"{id_}: the target has {length} tokens, more than {longest}",
-                )
-            )
-        else:
-            good.append(id_)
-    return good, bad
 
 
 def _choose_views(available: int, wanted: int, key: tuple[int, ...]) -> list[int]:

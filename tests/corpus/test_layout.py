@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cadmllm.corpus.layout import open_dataset, programs_of
+from cadmllm.corpus.layout import open_dataset, program_ids
 from cadmllm.errors import CadmllmError
 from cadmllm.settings import DataSettings
 
@@ -197,13 +197,28 @@ def test_lists_that_cannot_be_used(root, tmp_path, content):
 
 def test_programs_of_a_root(root):
     (root / "json" / "0000" / "d.json").write_text("{}")
-    found, problems = programs_of(root)
-    assert [id_ for id_, _ in found] == ["0000/a", "0000/b", "0000/c"]
+    found, problems = program_ids(root)
+    assert found == ["0000/a", "0000/b", "0000/c"]
     assert problems == []
-    assert found[0][1]().extrudes
-    assert len(programs_of(root, every=True)[0]) == 4
+    assert len(program_ids(root, every=True)[0]) == 4
     with pytest.raises(CadmllmError):
-        programs_of(root / "img")
+        program_ids(root / "img")
+
+
+def test_usable_ids_and_the_reasons_against_the_others(root):
+    (root / "json" / "0000" / "b.json").write_text('{"entities": {}, "sequence": []}')
+    dataset = opened(root)
+    lengths = {id_: dataset.length(id_) for id_ in dataset.ids}
+    assert lengths["0000/b"] == 0
+    longest = max(lengths.values())
+    good, bad = dataset.usable(dataset.ids, longest)
+    assert good == ["0000/a", "0000/c"]
+    assert [(problem.where, problem.code[:2]) for problem in bad] == [("0000/b", "E2")]
+    good, bad = dataset.usable(dataset.ids, longest - 1)
+    assert len(good) == 1
+    assert sorted(problem.code for problem in bad)[1] == "E602"
+    assert f"{longest} tokens" in bad[-1].message
+    assert dataset.usable(dataset.ids[:0], longest) == ([], [])
 
 
 def test_the_real_data_set_opens(shared):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cadmllm.cad import tokens
 from cadmllm.corpus.layout import open_dataset
 from cadmllm.corpus.prompt import BARE_REQUEST
-from cadmllm.corpus.sample import BARE_SHARE, draw_combination, fixed_seed, load_sample, target_of, usable_ids
+from cadmllm.corpus.sample import BARE_SHARE, draw_combination, fixed_seed, load_sample, target_of
 from cadmllm.errors import CadmllmError
 from cadmllm.settings import COMBINATIONS, DataSettings
 
@@ -72,18 +72,6 @@ def test_an_unreadable_cloud_is_left_out_and_said(root):
     assert sample.combination == "text"
     assert sample.clouds == ()
     assert [problem.code for problem in dataset.problems] == ["E404"]
-
-
-def test_usable_ids_name_the_reason(root):
-    (root / "json" / "0000" / "b.json").write_text("{}")
-    dataset = open_dataset(DataSettings(root=root))
-    longest = max(len(target_of(dataset, id_)) for id_ in ("0000/a", "0000/c"))
-    good, bad = usable_ids(dataset, dataset.ids, longest)
-    assert good == ["0000/a", "0000/c"]
-    assert [problem.where for problem in bad] == ["0000/b"]
-    good, bad = usable_ids(dataset, ["0000/a", "0000/c"], 3)
-    assert good == []
-    assert {problem.code for problem in bad} == {"E602"}
 
 
 def test_a_broken_program_is_an_error(root):
