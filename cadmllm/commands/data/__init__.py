@@ -8,8 +8,8 @@ from cadmllm.commands.data.check import check
 from cadmllm.commands.data.encode import encode
 from cadmllm.commands.data.prepare import prepare
 from cadmllm.commands.data.show import show
-from cadmllm.commands.data.stats import stats
 from cadmllm.commands.data.split import split
+from cadmllm.commands.data.stats import stats
 from cadmllm.commands.data.synth import synth
 
 
