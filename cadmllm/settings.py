@@ -168,7 +168,7 @@ class KernelSettings(Group):
     """The CAD kernel's worker processes."""
 
     workers: int = Field(2, ge=1, description="worker processes")
-    timeout: float = Field(30.0, gt=0.0, description="seconds a build may take")
+    timeout: float = Field(30.0, gt=0.0, description="seconds a program may take, what is made of it included")
 
 
 class Settings(BaseSettings):

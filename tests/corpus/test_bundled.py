@@ -26,7 +26,7 @@ def test_it_is_complete_and_small(dataset):
         assert dataset.view_count(id_) == 8
         assert len(dataset.captions(id_)) == 3
     train, val = dataset.split()
-    assert (len(train), len(val)) == (207, 23)
+    assert (len(train), len(val)) == (208, 22)
     files = [path for path in bundled("data").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 8_000_000
 
