@@ -98,7 +98,8 @@ def audit(settings: Settings, *, stage: int, deep: bool, workers: int, console: 
         remedy = "name the right folder, or make parts: cadmllm data synth --count 500 --out parts --points --views"
         if re.match(r"[A-Za-z]:[^\\/]", str(data.root)):
             remedy = r"the shell has taken the backslashes away: put the path in single quotes, 'W:\data\Omni-CAD'"
-        raise CadmllmError("E401", f"the data set folder {data.root} does not exist", remedy)
+        what = "is not a folder" if data.root.exists() else "does not exist"
+        raise CadmllmError("E401", f"the data set folder {data.root} {what}", remedy)
     place = Place(data.root, stage)
     before = growth.look(completeness.places(data))
     index = open_index(data, contents=True, workers=workers, console=console)
