@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ class Report:
         }
 
 
-Engine = Callable[[Iterable["Commission"]], Iterator[Outcome]]  # does the pieces, in any order; `crew` and `ray_engine.cluster`
+Engine = Callable[[Iterable["Commission"]], Generator[Outcome]]  # does the pieces, in any order; `crew` and `ray_engine.cluster`
 Told = Callable[[int, Report], None]  # how many programs are over, and the report so far
 
 
@@ -129,7 +130,7 @@ def crew(workers: int, timeout: float, recycle: int = RECYCLE, share: int = SHAR
     return Crew(workers, timeout, recycle, share=share, preload=PRELOAD)
 
 
-def local(commissions: Iterable[Commission], workers: int, timeout: float, recycle: int = RECYCLE) -> Iterator[Outcome]:
+def local(commissions: Iterable[Commission], workers: int, timeout: float, recycle: int = RECYCLE) -> Generator[Outcome]:
     """The engine of one machine."""
     with crew(workers, timeout, recycle) as hands:
         yield from hands.run(commissions, ordered=False)
@@ -172,15 +173,12 @@ def prepare(
     with Workplace(out, warn) as workplace:
         ledger = Ledger(workplace, Shelves(out, own), recipe, report, timeout, retry, told)
         began = time.monotonic()
-        outcomes = work(ledger.commissions(ids, folder))
         try:
-            for outcome in outcomes:
-                ledger.settle(outcome)
+            with closing(work(ledger.commissions(ids, folder))) as outcomes:  # workers end before the books are closed
+                for outcome in outcomes:
+                    ledger.settle(outcome)
         finally:
             report.wall = time.monotonic() - began
-            close = getattr(outcomes, "close", None)  # a generator: its workers end before the books are closed
-            if close is not None:
-                close()
     return report
 
 

@@ -9,7 +9,7 @@ import importlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from cadmllm.corpus.derive import Outcome, Piece
@@ -69,7 +69,7 @@ class Hand:
             return error
 
 
-def _run(ray: Any, commissions: Iterable[Commission], count: int, timeout: float) -> Iterator[Outcome]:
+def _run(ray: Any, commissions: Iterable[Commission], count: int, timeout: float) -> Generator[Outcome]:
     """Do the pieces with `count` actors; outcomes in the order of their end."""
     make = ray.remote(num_cpus=1)(Hand).remote
     idle = deque([make(timeout) for _ in range(count)] * AHEAD)
