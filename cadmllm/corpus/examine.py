@@ -22,7 +22,7 @@ from cadmllm.corpus.facts import Facts, Flaw, Value
 from cadmllm.corpus.rawfile import json_of, other_encoding, read_raw
 from cadmllm.errors import CadmllmError
 
-RULES = 1  # to be raised whenever a file would be judged differently
+RULES = 2  # to be raised whenever a file would be judged differently
 _VOCABULARY = hashlib.blake2b("|".join(VOCABULARY).encode(), digest_size=8).hexdigest()
 VERSION = f"{cadmllm.__version__}/{RULES}/{duplicates.VERSION}/{_VOCABULARY}"
 LARGEST_PROGRAM = 16 * 2**20  # bytes; the longest real program has 0.6 MB, and JSON takes up to 20 times its size in memory

@@ -6,16 +6,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cadmllm.corpus.facts import Facts, Flaw
-from cadmllm.corpus.pixels import load_rgb
+from cadmllm.corpus.pixels import SMALLEST, is_blank, load_rgb
 from cadmllm.corpus.points import read_cloud
 from cadmllm.errors import CadmllmError
 
 SMALL = 64  # pixels of the shortest side below which edges of a part are no longer told apart
-SMALLEST = 14  # one patch of the image encoder
-PLAIN = 3  # grey levels that compression makes of one colour
 _NUMBER = re.compile(r"_(\d{1,3})\.\w+$")
 
 
@@ -59,7 +55,7 @@ def examine_views(paths: Sequence[Path]) -> Facts:
     """
     flaws: list[Flaw] = []
     sizes: list[tuple[int, int]] = []
-    blank: list[Path] = []
+    good = 0
     for path in paths:
         try:
             picture = load_rgb(path)
@@ -68,14 +64,13 @@ def examine_views(paths: Sequence[Path]) -> Facts:
             continue
         height, width = picture.shape[:2]
         sizes.append((width, height))
+        blank, tiny = is_blank(picture), min(width, height) < SMALLEST
+        good += not blank and not tiny
         if min(width, height) < SMALL:
-            level = "fail" if min(width, height) < SMALLEST else "warn"
             message = f"{path} has {width} x {height} pixels: the image encoder sees 224 x 224"
-            flaws.append(Flaw("E441", level, str(path), message))
-        if _is_blank(picture):
-            blank.append(path)
-    level = "fail" if blank and len(blank) == len(paths) else "warn"
-    flaws += [Flaw("E442", level, str(path), f"{path} shows nothing: it is of one colour") for path in blank]
+            flaws.append(Flaw("E441", "fail" if tiny else "warn", str(path), message))
+        if blank:
+            flaws.append(Flaw("E442", "fail", str(path), f"{path} shows nothing: it is of one colour"))
     if len(set(sizes)) > 1:
         said = ", ".join(f"{width} x {height}" for width, height in sorted(set(sizes))[:4])
         flaws.append(Flaw("E445", "warn", str(paths[0]), f"{paths[0]} and the other views of this id differ in size: {said}"))
@@ -83,9 +78,4 @@ def examine_views(paths: Sequence[Path]) -> Facts:
         return Facts({}, tuple(flaws))
     width, height = min(sizes, key=min)
     numbers = sorted(int(found[1]) for path in paths if (found := _NUMBER.search(path.name)))
-    return Facts({"views": len(paths), "numbers": numbers, "width": width, "height": height}, tuple(flaws))
-
-
-def _is_blank(picture: np.ndarray) -> bool:
-    few = picture[::16, ::16].reshape(-1, 3)  # most pictures are told by a few of their pixels
-    return all((np.ptp(part, axis=0) <= PLAIN).all() for part in (few, picture.reshape(-1, 3)))
+    return Facts({"views": len(paths), "numbers": numbers, "width": width, "height": height}, tuple(flaws), rest=good > 0)

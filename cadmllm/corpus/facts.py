@@ -50,12 +50,16 @@ class Facts:
     Attributes:
         values: small JSON values, by name; what they are called is said by the function that made them.
         flaws: what is wrong; the first of level 'fail' keeps the file from being used.
+        rest: of several files: some of them can be used, so what is wrong with the others keeps the id from nothing.
     """
 
     values: dict[str, Value] = field(default_factory=dict)
     flaws: tuple[Flaw, ...] = ()
+    rest: bool = False
 
     @property
     def code(self) -> str | None:
-        """Why the file is not used, None if it is."""
+        """Why the file, or every one of several, is not used; None if it is."""
+        if self.rest:
+            return None
         return next((flaw.code for flaw in self.flaws if flaw.level == "fail"), None)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cadmllm.corpus.folders import Folders
     from cadmllm.settings import DataSettings
 
-FORMAT = 2  # of the tables: an index of another format is made anew
+FORMAT = 3  # of the tables: an index of another format is made anew
 PAGE = 2000  # rows read at once
 LISTED = "@"  # owner of what the listing of a shard found: '@0000'
 _SCHEMA = """

@@ -72,7 +72,11 @@ class DataSet:
         return len(self.ids)
 
     def modalities(self, id_: str) -> frozenset[str]:
-        """Of 'text', 'point_cloud', 'image': what the id has on disk and nothing keeps from being used."""
+        """Of 'text', 'point_cloud', 'image': what the id has on disk.
+
+        What is broken counts: samples are drawn from what is there, whether or not a check has looked into it, so that a run
+        shows the same before and after one. What cannot be read is then left out of the sample.
+        """
         at = self.ids.place(id_)
         flags = 0 if at is None else int(self._roster.flags[at])
         have = ["text"]
@@ -146,14 +150,14 @@ class DataSet:
         Raises:
             CadmllmError: E405 when there is none or it is unreadable, E44x for what else may be wrong with it.
         """
-        from cadmllm.corpus.pixels import load_rgb
+        from cadmllm.corpus.pixels import load_view
 
         paths = self.view_paths(id_)
         if not 0 <= k < len(paths):
             raise CadmllmError(
                 "E405", f"{id_} has {len(paths)} views, no number {k}", f"cadmllm data prepare {self.data.root} --views"
             )
-        return load_rgb(paths[k])
+        return load_view(paths[k])
 
     def _checked(self, path: Path, id_: str) -> Path:
         """The path, if it is still what the scan saw: no link that was put in its place meanwhile leads out.
@@ -199,10 +203,10 @@ class DataSet:
         return Ids(ids.names[self._roster.flags[np.searchsorted(self.ids.names, ids.names)] & flag > 0])
 
     def modality_counts(self, ids: Ids) -> Counter[str]:
-        """How many of `ids` (a part of `self.ids`) have each of 'text', 'point_cloud', 'image'."""
-        flags = self._roster.flags[np.searchsorted(self.ids.names, ids.names)]
-        clouds, views = int((flags & roster.CLOUD > 0).sum()), int((flags & roster.VIEWS > 0).sum())
-        return Counter({"text": len(ids), "point_cloud": clouds, "image": views})
+        """How many of `ids` (a part of `self.ids`) have 'text', 'point_cloud' and 'image', but for what is known to be broken."""
+        at = np.searchsorted(self.ids.names, ids.names)
+        counts = {name: int(self._roster.can_show(name)[at].sum()) for name in ("point_cloud", "image")}
+        return Counter({"text": len(ids)} | counts)
 
     def split(self) -> tuple[Ids, Ids]:
         """(training ids, held-out ids), both sorted, without overlap; ids for evaluation are in neither.

@@ -29,6 +29,8 @@ DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 VERSION = 1  # of what both functions give; raise it when that changes, since cached features are then of other pixels
 LARGEST = 100_000_000  # pixels; more is a broken header or a bomb
 LARGEST_FILE = 2**29  # bytes
+SMALLEST = 14  # one patch of the image encoder
+PLAIN = 3  # grey levels that compression makes of one colour
 # those that Pillow decodes by itself: a PostScript file named a.png would start another program
 _READERS = (PngImageFile, JpegImageFile, WebPImageFile, BmpImageFile, GifImageFile, TiffImageFile, PpmImageFile)
 FORMATS = tuple(str(reader.format) for reader in _READERS)
@@ -90,6 +92,27 @@ def _cut(path: Path, size: int) -> CadmllmError:
 
 def _too_large(path: Path, size: str, remedy: str) -> CadmllmError:
     return CadmllmError("E444", f"{path} has {size}, more than the {LARGEST:,} that are read", remedy)
+
+
+def load_view(path: Path) -> np.ndarray:
+    """A view of a data set, as `load_rgb`.
+
+    Raises:
+        CadmllmError: E405, E440, E444; E441 and E442 for a picture that can teach nothing: tiny, or of one colour.
+    """
+    image = load_rgb(path)
+    remedy = "draw the views anew: cadmllm data prepare ROOT --out DIR --views"
+    if min(image.shape[:2]) < SMALLEST:
+        raise CadmllmError("E441", f"{path} has {image.shape[1]} x {image.shape[0]} pixels", remedy)
+    if is_blank(image):
+        raise CadmllmError("E442", f"{path} shows nothing: it is of one colour", remedy)
+    return image
+
+
+def is_blank(picture: np.ndarray) -> bool:
+    """Whether a picture uint8 [H, W, 3] is of one colour."""
+    few = picture[::16, ::16].reshape(-1, 3)  # most pictures are told by a few of their pixels
+    return all((np.ptp(part, axis=0) <= PLAIN).all() for part in (few, picture.reshape(-1, 3)))
 
 
 def to_pixels(image: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ import numpy as np
 from cadmllm.corpus import fit, roster
 from cadmllm.corpus.captionfiles import read_ids
 from cadmllm.corpus.census import Census, Lack
-from cadmllm.corpus.roster import CLOUD, PROGRAM, VIEWS
 from cadmllm.errors import CadmllmError
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 STAGES = (1, 2, 3)
 WORDS = {"text": "text", "point_cloud": "points", "image": "views"}
-_FLAGS = {"text": PROGRAM, "point_cloud": CLOUD, "image": VIEWS}
 
 
 @dataclass(slots=True)
@@ -109,7 +107,7 @@ def stage_reports(settings: Settings, dataset: DataSet, pool: Pool, census: Cens
         shares = settings.stages[stage].probabilities
         needs, longest = fit.shown(shares), fit.longest_target(settings, shares)
         long = usable & (known.lengths > longest)
-        full = np.logical_and.reduce([usable & ~long, *(known.flags & _FLAGS[need] > 0 for need in needs)])
+        full = np.logical_and.reduce([usable & ~long, *(known.can_show(need) for need in needs)])
         train = int((full & pool.train).sum())
         reports[stage] = StageReport(
             ids=int(full.sum()),

@@ -14,7 +14,8 @@ from cadmllm.corpus.facts import Kind
 if TYPE_CHECKING:
     from cadmllm.corpus.index import Index
 
-PROGRAM, CLOUD, VIEWS = 1, 2, 4  # flags: the id has it, and nothing keeps it from being used
+PROGRAM, CLOUD, VIEWS = 1, 2, 4  # flags: a program that can be used; a cloud, views that are there
+BAD_CLOUD, BAD_VIEWS = 8, 16  # of these, known to be of no use, which only `data check` finds out
 
 
 class Ids(Sequence[str]):
@@ -73,7 +74,7 @@ class Roster:
     Attributes:
         ids: sorted.
         lengths: int32 [N], tokens of the target; 0 where the program cannot be used.
-        flags: uint8 [N], a sum of PROGRAM, CLOUD, VIEWS.
+        flags: uint8 [N], a sum of PROGRAM, CLOUD, VIEWS, BAD_CLOUD, BAD_VIEWS.
         fractions: float64 [N] in [0, 1), `order.fraction` of the id.
         counts: captions, programs, clouds and sets of views that were found, with or without the rest.
     """
@@ -83,6 +84,11 @@ class Roster:
     ) -> None:
         self.ids = Ids(names)
         self.lengths, self.flags, self.fractions, self.counts = lengths, flags, fractions, counts
+
+    def can_show(self, modality: str) -> np.ndarray:
+        """bool [N], what has 'text', 'point_cloud' or 'image' and is not known to be broken."""
+        there, bad = {"text": (PROGRAM, 0), "point_cloud": (CLOUD, BAD_CLOUD), "image": (VIEWS, BAD_VIEWS)}[modality]
+        return (self.flags & (there | bad)) == there
 
 
 def is_there(index: Index) -> bool:
@@ -107,18 +113,23 @@ def make(index: Index) -> None:
 
 def _gather(index: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """ids, lengths and flags, a page at a time."""
-    sql = """SELECT p.id, p.code IS NULL, p.length,
-                    EXISTS(SELECT 1 FROM items c WHERE c.kind = ?2 AND c.id = p.id AND c.code IS NULL),
-                    EXISTS(SELECT 1 FROM items v WHERE v.kind = ?3 AND v.id = p.id AND v.code IS NULL)
-             FROM items p WHERE p.kind = ?1 AND EXISTS(SELECT 1 FROM captions t WHERE t.id = p.id) ORDER BY p.id"""
-    cursor = index.db.execute(sql, (Kind.PROGRAM, Kind.CLOUD, Kind.VIEWS))
+    there = "EXISTS(SELECT 1 FROM items o WHERE o.kind = {} AND o.id = p.id{})"
+    bad = " AND o.code IS NOT NULL"
+    flags_of = [
+        f"{PROGRAM} * (p.code IS NULL)",
+        *(f"{flag} * {there.format(int(kind), '')}" for flag, kind in ((CLOUD, Kind.CLOUD), (VIEWS, Kind.VIEWS))),
+        *(f"{flag} * {there.format(int(kind), bad)}" for flag, kind in ((BAD_CLOUD, Kind.CLOUD), (BAD_VIEWS, Kind.VIEWS))),
+    ]
+    sql = f"""SELECT p.id, p.length, {" + ".join(flags_of)} FROM items p
+              WHERE p.kind = {int(Kind.PROGRAM)} AND EXISTS(SELECT 1 FROM captions t WHERE t.id = p.id) ORDER BY p.id"""
+    cursor = index.db.execute(sql)
     names: list[np.ndarray] = []
     lengths: list[np.ndarray] = []
     flags: list[np.ndarray] = []
     while page := cursor.fetchmany(20_000):
         names.append(np.array([row[0].encode() for row in page], dtype=np.bytes_))
-        lengths.append(np.array([row[2] or 0 for row in page], dtype=np.int32))
-        flags.append(np.array([PROGRAM * row[1] + CLOUD * row[3] + VIEWS * row[4] for row in page], dtype=np.uint8))
+        lengths.append(np.array([row[1] or 0 for row in page], dtype=np.int32))
+        flags.append(np.array([row[2] for row in page], dtype=np.uint8))
     if not names:
         return np.zeros(0, "S1"), np.zeros(0, np.int32), np.zeros(0, np.uint8)
     return np.concatenate(names), np.concatenate(lengths), np.concatenate(flags)

@@ -117,12 +117,9 @@ def load_sample(
             shown.append("point_cloud")
         except CadmllmError as error:
             dataset.note(error, id_)
-    if "image" in asked:
-        try:
-            shows |= _images(dataset, id_, _choose_views(dataset.view_count(id_), views, key), features)
-            shown.append("image")
-        except CadmllmError as error:
-            dataset.note(error, id_)
+    if "image" in asked and (images := _images(dataset, id_, views, key, features)):
+        shows |= images
+        shown.append("image")
     caption = dataset.caption(id_, order.whole(order.CAPTION, *key))
     if len(shown) > 1 and order.uniform(order.BARE, *key) < BARE_SHARE:
         caption = BARE_REQUEST
@@ -140,10 +137,22 @@ def _cloud(dataset: DataSet, id_: str, count: int, pick: int, draws: int, featur
     return {"clouds": (dataset.cloud(id_, count, fixed_seed(pick % draws) if draws else pick),)}
 
 
-def _images(dataset: DataSet, id_: str, chosen: list[int], features: FeatureStore | None) -> dict[str, Any]:
-    if features is not None and "images" in features.parts:
-        return {"image_features": tuple(features.view(id_, k) for k in chosen)}
-    return {"images": tuple(dataset.view(id_, k) for k in chosen)}
+def _images(
+    dataset: DataSet, id_: str, wanted: int, key: tuple[int, ...], features: FeatureStore | None
+) -> dict[str, tuple[np.ndarray, ...]]:
+    """Those of the views drawn for this place that can be read; {} where none can."""
+    cached = features if features is not None and "images" in features.parts else None
+    available = dataset.view_count(id_)
+    if not available:
+        remedy = "make the views: cadmllm data prepare ROOT --views"
+        dataset.note(CadmllmError("E405", f"{id_} has no view", remedy), id_)
+    found = []
+    for k in _choose_views(available, wanted, key):
+        try:
+            found.append(dataset.view(id_, k) if cached is None else cached.view(id_, k))
+        except CadmllmError as error:
+            dataset.note(error, id_)
+    return {"images" if cached is None else "image_features": tuple(found)} if found else {}
 
 
 def target_of(dataset: DataSet, id_: str) -> np.ndarray:
@@ -160,12 +169,6 @@ def target_of(dataset: DataSet, id_: str) -> np.ndarray:
 
 
 def _choose_views(available: int, wanted: int, key: tuple[int, ...]) -> list[int]:
-    """`wanted` different view indices, fewer where there are fewer; E405 where there is none."""
-    if available == 0:
-        raise CadmllmError(
-            "E405",
-            "the sample has no view",
-            "make the views: cadmllm data prepare ROOT --out DIR --views",
-        )
+    """`wanted` different view indices, fewer where there are fewer."""
     raw = order.stream(order.VIEWS, *key).random_raw(available)
     return sorted(int(k) for k in raw.argsort(kind="stable")[:wanted])

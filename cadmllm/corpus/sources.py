@@ -100,7 +100,7 @@ class Sources:
         problems = []
         for number, path in enumerate(source.paths):
             try:
-                rows.append((pixels.to_pixels(pixels.load_rgb(path)),))
+                rows.append((pixels.to_pixels(pixels.load_view(path)),))
             except CadmllmError as error:
                 rows.append(None)
                 problems.append((number, error.code, error.message))

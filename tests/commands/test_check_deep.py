@@ -172,7 +172,11 @@ def test_an_interrupted_deep_check_goes_on(many, tmp_path, capsys, how):
     index = tmp_path / "index"
     words = ["data", "check", str(many), "--deep", "--workers", "1", "--set", f"data.index={index}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "cadmllm", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "cadmllm", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs have it ignored
     )
     deadline = time.monotonic() + 100
     while not known(index) and process.poll() is None and time.monotonic() < deadline:

@@ -160,6 +160,11 @@ def _none(root: Path) -> None:
         path.unlink()
 
 
+def _all_cut(root: Path) -> None:
+    for path in (root / VIEW).parent.glob("a_*.png"):
+        path.write_bytes(cut(path.read_bytes()))
+
+
 def _pipe_as_view(root: Path) -> None:
     (root / VIEW).unlink()
     os.mkfifo(root / VIEW)
@@ -167,20 +172,21 @@ def _pipe_as_view(root: Path) -> None:
 
 SCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n(x) run\nshowpage\n"
 VIEWS = [
-    spoilt("a view of 0 bytes", VIEW, lambda raw: b"", "E421", "image"),
-    spoilt("a view cut short", VIEW, cut, "E440", "image"),
-    spoilt("a view with reserved zeros", VIEW, reserved, "E440", "image"),
-    spoilt("a view that is a Git LFS pointer", VIEW, pointer, "E424", "image"),
-    spoilt("a view that is no picture", VIEW, lambda raw: b"no picture", "E405", "image"),
-    spoilt("a view that is a script for another program", VIEW, lambda raw: SCRIPT, "E405", "image"),
-    spoilt("a damaged view", VIEW, lambda raw: raw[:45] + b"\xff" * 9 + raw[54:], "E405", "image"),
-    spoilt("a view of 900 megapixels", VIEW, _huge, "E444", "image"),
-    view("a view of 8 pixels", lambda old: old.resize((8, 8)), "E441", "image"),
+    spoilt("a view of 0 bytes", VIEW, lambda raw: b"", "E421", None),
+    spoilt("a view cut short", VIEW, cut, "E440", None),
+    spoilt("a view with reserved zeros", VIEW, reserved, "E440", None),
+    spoilt("a view that is a Git LFS pointer", VIEW, pointer, "E424", None),
+    spoilt("a view that is no picture", VIEW, lambda raw: b"no picture", "E405", None),
+    spoilt("a view that is a script for another program", VIEW, lambda raw: SCRIPT, "E405", None),
+    spoilt("a damaged view", VIEW, lambda raw: raw[:45] + b"\xff" * 9 + raw[54:], "E405", None),
+    spoilt("a view of 900 megapixels", VIEW, _huge, "E444", None),
+    view("a view of 8 pixels", lambda old: old.resize((8, 8)), "E441", None),
     view("views of 48 pixels", lambda old: old.resize((48, 48)), "E441", None, every=True),
     view("a view of one colour", lambda old: Image.new("RGB", old.size, (250, 250, 250)), "E442", None),
     view("views of one colour", lambda old: Image.new("RGB", old.size, (250, 250, 250)), "E442", "image", every=True),
     view("views of several sizes", lambda old: old.resize((160, 120)), "E445", None),
     Breakage("a view that is missing", _gap, frozenset({"E443"})),
+    Breakage("views cut short, all of them", _all_cut, frozenset({"E440"}), {"0000/a": "image"}),
     Breakage("an id without views", _none, frozenset(), {"0000/a": "image"}),
     Breakage("a pipe among the views", _pipe_as_view, frozenset({"E420"})),
 ]

@@ -190,10 +190,9 @@ def still_usable(kind: Breakage, root: Path) -> None:
     for id_ in kind.loses.keys() - lost:
         left = MODALITIES - set(kind.loses[id_].split())
         assert id_ in set(usable)
-        assert dataset.modalities(id_) == left
         assert set(load_sample(dataset, id_, join_modalities(left), **WHERE).combination.split("+")) == left
-        # what training would meet that never looked at the files: the sample goes on without them
-        load_sample(dataset, id_, "text+point_cloud+image", **WHERE)
+        # what is drawn for a sample does not depend on what a check has found: it goes on without what cannot be read
+        assert set(load_sample(dataset, id_, "text+point_cloud+image", **WHERE | {"views": 8}).combination.split("+")) == left
 
 
 @pytest.mark.parametrize("kind", [*CLOUDS, *VIEWS], ids=lambda kind: kind.name)
@@ -207,7 +206,7 @@ def test_training_that_never_looked_goes_on_without_it(kind: Breakage, root, tmp
     sample = load_sample(dataset, "0000/a", "text+point_cloud+image", **WHERE | {"views": 8})
     lost = MODALITIES - set(sample.combination.split("+"))
     offered = dataset.modalities("0000/a")  # a pipe is no file: it is not even listed
-    if kind.loses and kind.codes != {"E441"} and kind.codes != {"E442"}:  # small and blank pictures can be read
+    if kind.loses:
         assert lost == {kind.loses["0000/a"]}
         met = {problem.code for problem in dataset.problems[before:]}
         assert met == kind.codes or not lost <= offered

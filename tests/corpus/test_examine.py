@@ -196,7 +196,7 @@ def test_training_meets_what_the_examiner_found(tmp_path):
 def test_views_are_counted(tmp_path):
     paths = [BUNDLED / "img" / "0000" / f"{SOME[0]}_{k:03d}.png" for k in range(8)]
     facts = sound(examine_views(paths))
-    assert facts == Facts({"views": 8, "numbers": list(range(8)), "width": 224, "height": 224})
+    assert facts == Facts({"views": 8, "numbers": list(range(8)), "width": 224, "height": 224}, rest=True)
     Image.open(paths[0]).convert("RGB").resize((90, 70)).save(tmp_path / "a_12.jpg")
     facts = sound(examine_views([*paths[:2], tmp_path / "a_12.jpg"]))
     assert told(facts) == [("E445", "warn")]
@@ -211,8 +211,10 @@ def test_flaws_of_views_and_their_levels(tmp_path):
             picture.putpixel((3, 3), 200)
         picture.save(tmp_path / f"{name}_001.png")
     blank, small, little = (tmp_path / f"{name}_001.png" for name in ("blank", "small", "little"))
-    assert told(examine_views([good, blank])) == [("E442", "warn")]
+    assert told(examine_views([good, blank])) == [("E442", "fail")]
+    assert examine_views([good, blank]).code is None, "the other one can be used"
     assert told(examine_views([blank, blank])) == [("E442", "fail")] * 2
+    assert examine_views([blank, blank]).code == "E442"
     assert told(examine_views([small])) == [("E441", "fail")]
     assert told(examine_views([little])) == [("E441", "warn")]
     facts = examine_views([tmp_path / "gone_001.png"])

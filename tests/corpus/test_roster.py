@@ -56,8 +56,10 @@ def test_it_tells_what_the_rows_do(root):
     from cadmllm.corpus.scan import open_index
 
     found = roster.read(open_index(DataSettings(root=root), contents=True))
-    assert found.flags.tolist() == [both | roster.VIEWS, roster.PROGRAM, 0]
-    assert open_dataset(DataSettings(root=root)).modalities("0000/b") == {"text"}
+    assert found.flags.tolist() == [both | roster.VIEWS, both | roster.BAD_CLOUD, 0]
+    dataset = open_dataset(DataSettings(root=root))
+    assert dataset.modalities("0000/b") == {"text", "point_cloud"}, "what is drawn does not depend on what is known"
+    assert dataset.modality_counts(dataset.ids) == {"text": 3, "point_cloud": 1, "image": 1}
 
 
 def test_of_nothing(tmp_path):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cadmllm.corpus.batch import Collator
 from cadmllm.corpus.layout import open_dataset
+from cadmllm.corpus.scan import open_index
 from cadmllm.corpus.synth import write_dataset
 from cadmllm.errors import CadmllmError
 from cadmllm.settings import DataSettings
@@ -146,6 +147,23 @@ def test_what_can_no_longer_be_read_costs_its_sample_and_is_said(settings, set_o
     assert sum(window.lost for window in seen) == 2
     shown = [i for window in seen for batch in window.batches for i in batch.ids]
     assert sorted(shown) == [id_ for id_ in windows.ids if id_ not in lost]
+
+
+def test_a_check_in_between_changes_nothing_that_is_shown(settings, parts, tokenizer, tmp_path) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(parts.data.root, root)
+    (root / "pcd/0000/00000005.npz").write_bytes(b"not points")
+    (root / "img/0000/00000007_003.png").write_bytes(b"not a picture")
+    s = settings(model={"image_views": 2}, stages={"3": {"probabilities": {"text+point_cloud+image": 1.0}, "epochs": 1}})
+    data = DataSettings(root=root)
+    before = list(iterate(_windows(s, open_dataset(data), tokenizer), 0, 0))
+    open_index(data, contents=True)
+    checked = open_dataset(data)
+    assert checked.modality_counts(checked.ids) != checked.counts, "the check has found what is broken"
+    after = list(iterate(_windows(s, checked, tokenizer), 0, 0))
+    assert all(_same(a, b) for a, b in zip(before, after, strict=True))
+    assert [window.fell_back for window in before] == [window.fell_back for window in after]
+    assert {problem.where for window in after for problem in window.problems} >= {"0000/00000005"}
 
 
 def test_a_data_set_that_is_gone_ends_the_run(settings, set_on_disk, tokenizer) -> None:
