@@ -138,10 +138,14 @@ def _other_cloud(look: Look, cloud: str, mesh, values: dict[str, Value]) -> list
         return []
     what = "is the cloud of another part" if found.foreign else "is not quite the cloud of its program"
     message = (
-        f"{cloud} {what}: its chamfer distance is {found.ratio:.3g} times that of a true one,"
+        f"{cloud} {what}: its chamfer distance is {_times(found.ratio)} times that of a true one,"
         f" and it is up to {found.farthest / 2:.1%} of the longest side away"
     )
     return [Flaw("E462", "fail" if found.foreign else "warn", cloud, message)]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.3g}" if ratio < 1000.0 else f"{ratio:,.0f}"
 
 
 class _Task:

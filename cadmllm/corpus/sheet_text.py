@@ -48,7 +48,7 @@ def figures(exhibit: Exhibit) -> list[tuple[str, str, str]]:
         rows.append(("way back to mm", "stored in the file" if known else "unknown", INK if known else MUTED))
         if exhibit.distances is not None:
             off = float(np.quantile(exhibit.distances, 0.95))
-            share = f"{100.0 * off:.2g}" if off >= 1e-4 else "below 0.01"
+            share = "below 0.01" if off < 1e-4 else f"{100.0 * off:.2g}" if off < 0.1 else f"{100.0 * off:,.0f}"
             rows.append(("off the solid, 95 %", f"{share} % of the longest side", RED if off > 0.02 else INK))
     else:
         rows.append(_nothing("cloud" in exhibit.paths))
