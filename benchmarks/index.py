@@ -4,7 +4,7 @@
     python benchmarks/index.py --files 5000 --models 20000     # a quick look
 
 Each measurement runs in a process of its own, whose peak memory is its own, too. The tree holds generated programs, captions,
-clouds of 64 points and one small view an id, copied under other names (4 files an id); the big index gets the rows that a
+clouds of 64 points and one small view an id, copied under other names (3 files an id); the big index gets the rows that a
 scan of such a tree would have written (the files are not there), with captions of Omni-CAD's length. Files that are copied
 are in the system's cache: a cold disk or a Windows drive costs more, which `data check` measures.
 """
