@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import resource
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="cadmllm-index-") as folder:
         rows = [run(name, args, folder) for name in ("tree", "scan", "scan_again", "open_tree", "one_changed")]
-        rows += [run(name, args, folder) for name in ("rows", "open_rows", "samples")]
+        rows += [run(name, args, folder) for name in ("rows", "open_rows", "samples", "judged", "counted", "divided")]
     print("| step | seconds | peak memory, MB | |")
     print("|---|---|---|---|")
     for row in rows:
@@ -163,13 +164,15 @@ def rows(args: argparse.Namespace) -> dict:
     data = settings_of(args, "omni")
     index = open_index(data, contents=False)
     values = _values(args)
+    marks = random.Random(0)
     ends = "|".join(f"_{k:03d}.png" for k in range(8))
     stamp = "31234:1700000000000000000"
     with index.writing() as db:
         for kind, facts in values.items():
+            length = 37 if kind is Kind.PROGRAM else None
             place = {Kind.PROGRAM: "json/{}.json", Kind.CLOUD: "pcd/{}.npz"}.get(kind)
             items = (
-                (kind, id_, f"{root}/{place.format(id_)}" if place else ends, stamp, 1, None, 37 if kind == 1 else None, facts)
+                (kind, id_, f"{root}/{place.format(id_)}" if place else ends, stamp, 1, None, length, _own(facts, kind, marks))
                 for id_ in ids
             )
             db.executemany("INSERT OR REPLACE INTO items VALUES(?, ?, ?, ?, ?, ?, ?, ?)", items)
@@ -181,8 +184,17 @@ def rows(args: argparse.Namespace) -> dict:
     return row(f"making an index of {args.models:,} models", time.perf_counter() - start, note)
 
 
+def _own(facts: dict, kind: int, marks: random.Random) -> str:
+    """Facts as stored; a program has a digest and signatures of its own, one in fifty those of another."""
+    if "near" in facts:
+        number = marks.randrange(400_000) if marks.random() < 0.02 else marks.getrandbits(60)
+        made = [f"{(number * (2 * k + 3)) % 2**64:016x}" for k in range(len(facts["near"]))]
+        facts = facts | {"near": made, "digest": made[0]}
+    return json.dumps(facts, separators=(",", ":"))
+
+
 def _values(args: argparse.Namespace) -> dict:
-    """What examining a program, a cloud and views of the tree gave, as stored."""
+    """What examining a program, a cloud and views of the tree gave."""
     from cadmllm.corpus.facts import Kind
     from cadmllm.corpus.folders import locate
     from cadmllm.corpus.index import open_store
@@ -190,7 +202,7 @@ def _values(args: argparse.Namespace) -> dict:
     data = settings_of(args, "tree")
     index = open_store(data, locate(data))
     kinds = (Kind.PROGRAM, Kind.CLOUD, Kind.VIEWS)
-    return {kind: json.dumps(next(index.rows(kind)).values, separators=(",", ":")) for kind in kinds}
+    return {kind: next(index.rows(kind)).values for kind in kinds}
 
 
 def open_rows(args: argparse.Namespace) -> dict:
@@ -200,8 +212,6 @@ def open_rows(args: argparse.Namespace) -> dict:
 
 def samples(args: argparse.Namespace) -> dict:
     """What an id costs once the data set is open: its modalities, captions and paths, without its files."""
-    import random
-
     from cadmllm.corpus.layout import open_dataset
 
     dataset = open_dataset(settings_of(args, "omni"))
@@ -214,7 +224,46 @@ def samples(args: argparse.Namespace) -> dict:
     return row(f"looking up {len(ids):,} random ids", seconds, f"{seconds / len(ids) * 1e6:.0f} us an id")
 
 
-WORK = {f.__name__: f for f in (tree, scan, scan_again, one_changed, open_tree, rows, open_rows, samples)}
+def judged(args: argparse.Namespace) -> dict:
+    """What `data check` does after its scan."""
+    from cadmllm.console import Console
+    from cadmllm.corpus import audit
+    from cadmllm.corpus.scan import open_index
+    from cadmllm.settings import Settings
+
+    audit.open_index = lambda data, **more: open_index(data, contents=False)  # the files are not there
+    start = time.perf_counter()
+    found = audit.audit(Settings(data=settings_of(args, "omni")), stage=3, deep=False, workers=1, console=Console(quiet=True))
+    return row("data check, after its scan", time.perf_counter() - start, f"{found.stages[3].ids:,} ids can show all of stage 3")
+
+
+def counted(args: argparse.Namespace) -> dict:
+    """`data stats`, without the picture."""
+    from cadmllm.corpus.folders import locate
+    from cadmllm.corpus.index import open_store
+    from cadmllm.corpus.stats import gather
+    from cadmllm.settings import Settings
+
+    data = settings_of(args, "omni")
+    start = time.perf_counter()
+    gather(open_store(data, locate(data)), Settings(data=data))
+    return row("data stats", time.perf_counter() - start, "the figures, without the picture")
+
+
+def divided(args: argparse.Namespace) -> dict:
+    """`data split`, from the index to the lists."""
+    from cadmllm.console import Console
+    from cadmllm.corpus.adopt import split_dataset
+    from cadmllm.corpus.split import Rules
+
+    start = time.perf_counter()
+    found = split_dataset(settings_of(args, "omni"), Rules(), None, False, 1, Console(quiet=True))
+    sides = ", ".join(f"{name} {len(ids):,}" for name, ids in found.lists().items())
+    return row("data split", time.perf_counter() - start, sides)
+
+
+STEPS = (tree, scan, scan_again, one_changed, open_tree, rows, open_rows, samples, judged, counted, divided)
+WORK = {step.__name__: step for step in STEPS}
 
 if __name__ == "__main__":
     main()
