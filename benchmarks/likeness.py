@@ -62,7 +62,8 @@ def main() -> None:
 
 def built(args: argparse.Namespace) -> list[Mesh]:
     """Meshes of the parts that the kernel can build."""
-    from cadmllm.corpus.layout import programs_of
+    from cadmllm.cad import omnicad
+    from cadmllm.corpus.layout import program_ids
     from cadmllm.corpus.parts import generate
     from cadmllm.errors import CadmllmError
 
@@ -70,9 +71,9 @@ def built(args: argparse.Namespace) -> list[Mesh]:
     if args.root is None:
         programs = [part.program for part in generate(args.count, 7)]
     else:
-        for _, read in programs_of(args.root, every=True)[0]:
+        for id_ in program_ids(args.root, every=True)[0]:
             try:
-                programs.append(read())
+                programs.append(omnicad.read_json(args.root / "json" / f"{id_}.json"))
             except CadmllmError:
                 continue
     with Workshop(args.workers, 30.0) as workshop:

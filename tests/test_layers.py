@@ -180,6 +180,31 @@ def test_every_code_that_is_used_exists_and_every_code_is_used():
     assert set(CODES) - used == set(), "codes that nothing raises: remove them from errors.CODES"
 
 
+def names_in(path: Path) -> set[str]:
+    """What a module defines or imports at its top."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+@pytest.mark.parametrize(
+    "script", sorted([*ROOT.glob("benchmarks/*.py"), *ROOT.glob("checkpoints/*.py")]), ids=lambda path: path.stem
+)
+def test_scripts_import_what_is_there(script):
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cadmllm"):
+            known = names_in(MODULES[node.module or ""])
+            for alias in node.names:
+                there = alias.name in known or f"{node.module}.{alias.name}" in MODULES
+                assert there, f"{script.name} imports {alias.name}, which {node.module} does not have"
+
+
 def test_no_pickle_and_no_exec():
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
