@@ -1,12 +1,15 @@
 """What `cadmllm data prepare` costs: speed by stage, and memory along a long run.
 
     .venv/bin/python benchmarks/prepare.py speed  [--data ../shared/data/deepcad] [--count N] [--workers 2] [--share 16] [--json]
+    .venv/bin/python benchmarks/prepare.py manifest [--lines 453000]
     .venv/bin/python benchmarks/prepare.py memory [--builds 5000] [--recycle 500] [--csv FILE] [--json]
 
 `speed` makes STEP files alone, clouds alone, views alone and all of them, each into a new folder. The workers' time (workers x
 wall time from the first program to the last) is divided into OpenCASCADE (build, STEP, mesh), numerics (points, views) and the
 rest, which is our overhead: start-up, reading, hashing, writing, pipes, scheduling, waiting, the manifest. `inside` is measured
 apart, in one process: the share of these stages that is spent in the large calls into OpenCASCADE, a lower bound of its share.
+
+`manifest` keeps book of 453,000 programs that are not there.
 
 `memory` builds, meshes and samples programs (points alone), the same ones again and again under new ids, and notes the resident
 memory of this process and of its workers. `--recycle 1000000` shows what workers would grow to if they were never replaced.
@@ -16,7 +19,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
+import itertools
 import json
+import resource
 import shutil
 import tempfile
 import time
@@ -26,6 +32,7 @@ from pathlib import Path
 
 from cadmllm.cad import kernel, omnicad
 from cadmllm.corpus.derive import Outcome, Recipe
+from cadmllm.corpus.manifest import MANIFEST, Workplace
 from cadmllm.corpus.prepare import RECYCLE, SHARE, Commission, Report, crew, prepare
 from cadmllm.errors import CadmllmError
 
@@ -42,7 +49,7 @@ SAMPLES = 100  # of memory, along a run
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "memory"))
+    parser.add_argument("what", choices=("speed", "memory", "manifest"))
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data" / "deepcad")
     parser.add_argument("--count", type=int, default=1_000_000, help="at most so many programs")
     parser.add_argument("--workers", type=int, default=2)
@@ -53,9 +60,10 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=2**20, help="bytes of a program's file: larger ones are left out")
     parser.add_argument("--only", choices=tuple(RECIPES), nargs="+", default=list(RECIPES), help="speed: these")
     parser.add_argument("--csv", type=Path, help="memory: where every sample goes")
+    parser.add_argument("--lines", type=int, default=453_000, help="manifest: programs")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args()
-    figures = speed(args) if args.what == "speed" else memory(args)
+    figures = {"speed": speed, "memory": memory, "manifest": manifest}[args.what](args)
     print(json.dumps(figures, indent=1) if args.json else "\n".join(figures["table"]))
 
 
@@ -233,6 +241,29 @@ def memory(args: argparse.Namespace) -> dict:
             f" {sum(worker) / len(worker):16.0f} {max(worker):10d}"
         )
     return {"samples": samples, "made": report.made, "verdicts": dict(report.verdicts), "table": table, **sizes}
+
+
+def manifest(args: argparse.Namespace) -> dict:
+    """What keeping book of so many programs costs the parent: points and 8 views each, with digests of their own."""
+    digests = (hashlib.sha256(b"%d" % number).hexdigest() for number in itertools.count())
+    recipe = Recipe(points=8192, views=True)
+    with tempfile.TemporaryDirectory(prefix="prepare-") as out:
+        began = time.process_time()
+        with Workplace(Path(out)) as workplace:
+            for number in range(args.lines):
+                id_ = f"{number // 10_000:04d}/{number:08d}"
+                line = {"id": id_, "program": next(digests), "verdict": "OK", "center": [0.1, 0.2, 0.3], "scale": 0.0187}
+                for product, files in (("points", 1), ("views", 8)):
+                    line[product] = recipe.parameters(product) | {"files": [[2000, next(digests)] for _ in range(files)]}
+                workplace.claim(id_, recipe.products)
+                workplace.finish(line)
+            written, running = time.process_time() - began, rss("self")
+        sorted_in = time.process_time() - began - written
+        size = (Path(out) / MANIFEST).stat().st_size / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    table = [f"{args.lines:,} programs: manifest {size:.0f} MB; written in {written:.0f} s, parent {running} MB"]
+    table += [f"sorted at the end in {sorted_in:.0f} s (processor time), peak {peak} MB"]
+    return {"bytes": size, "seconds": sorted_in, "peak_mb": peak, "running_mb": running, "table": table}
 
 
 def rss(pid: int | str) -> int:
