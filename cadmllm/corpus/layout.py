@@ -233,6 +233,11 @@ class DataSet:
         return self._split
 
 
+def _of_the_index(index: Index) -> list[Problem]:
+    """How the index was opened, where that was not as usual: elsewhere, or made anew."""
+    return [Problem("E482", str(index.path), note) for note in index.notes]
+
+
 def _worth_saying(index: Index, ids: Ids) -> Iterator[Flaw]:
     """What stands between the data set and what a person thinks it is; programs that cannot be used are told by `usable`."""
     for kind, owner, flaw in itertools.islice(index.flaws(), TOLD):
@@ -254,6 +259,8 @@ def open_dataset(data: DataSettings, *, console: Console | None = None, workers:
     """
     _require(data)
     dataset = DataSet(data, open_index(data, contents=False, workers=workers, console=console))
+    if console is None:  # nobody was told
+        dataset.problems += _of_the_index(dataset.index)
     if not dataset.ids:
         counts = dataset.counts
         for _, _, flaw in dataset.index.flaws(TOLD, "fail"):
@@ -285,7 +292,8 @@ def program_ids(root: Path, every: bool = False) -> tuple[Sequence[str], list[Pr
         why = folders.flaws[0].message if folders.flaws else f"{root} has no json/ folder"
         raise CadmllmError("E401", why, "give the root of a data set in the Omni-CAD layout")
     index = open_index(data, contents=False, programs=False)
-    problems = [Problem(f.code, f.path, f.message) for _, _, f in index.flaws(TOLD, "fail")]
+    problems = _of_the_index(index)
+    problems += [Problem(f.code, f.path, f.message) for _, _, f in index.flaws(TOLD, "fail")]
     captions = " AND EXISTS(SELECT 1 FROM captions t WHERE t.id = p.id)" if not every and folders.txt is not None else ""
     found = index.db.execute(f"SELECT p.id FROM items p WHERE p.kind = ?{captions} ORDER BY p.id", (Kind.PROGRAM,))
     ids = [id_ for (id_,) in found]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from cadmllm.console import Console
 from cadmllm.corpus.layout import open_dataset, program_ids
 from cadmllm.errors import CadmllmError
 from cadmllm.settings import DataSettings
@@ -203,6 +205,18 @@ def test_programs_of_a_root(root):
     assert len(program_ids(root, every=True)[0]) == 4
     with pytest.raises(CadmllmError):
         program_ids(root / "img")
+
+
+def test_an_index_that_lies_elsewhere_is_said_by_whoever_opens_it(root, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    assert [problem.code for problem in opened(root, index=tmp_path / "file").problems] == ["E482"]
+    told = Console(quiet=True, err=io.StringIO())
+    dataset = open_dataset(DataSettings(root=root, index=tmp_path / "file"), console=told)
+    assert dataset.problems == []
+    assert "cannot lie in" in told.err.getvalue()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert [problem.code for problem in program_ids(root)[1]] == ["E482"]
 
 
 def test_usable_ids_and_the_reasons_against_the_others(root):
