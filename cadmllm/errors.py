@@ -113,6 +113,12 @@ CODES: dict[str, str] = {
     "E605": "the run folder holds another run",
     "E606": "a batch without a supervised token",
     "E607": "a checkpoint cannot be written",
+    "E608": "a part that should learn gets no gradient",
+    "E609": "out of memory even with the smallest micro-batch",
+    "E610": "the processes of a run do not agree or cannot find each other",
+    "E611": "a run folder without metrics",
+    "E612": "this attention back end does not work here",
+    "E613": "this optimizer or precision does not work here",
     # inference
     "E701": "the checkpoint has no encoder for this modality",
     "E702": "no solid came out",

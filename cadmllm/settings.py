@@ -26,7 +26,9 @@ class ModelSettings(Group):
 
     llm: str = Field("Qwen/Qwen3-8B", description="hub name or local folder; 'tiny' is the bundled base")
     quantization: Literal["none", "nf4"] = Field("none", description="nf4: QLoRA through bitsandbytes (CUDA or CPU)")
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field("auto", description="attention back end")
+    attention: Literal["auto", "sdpa", "varlen", "flex", "flash_attention_2", "eager"] = Field(
+        "auto", description="attention back end; auto: the fastest that proves itself here"
+    )
     embedding_device: Literal["auto", "cpu"] = Field("auto", description="cpu keeps the prompt embedding in RAM")
     points_encoder: Literal["michelangelo", "fourier"] = Field(
         "michelangelo", description="michelangelo: frozen, needs its checkpoint; fourier: trainable, needs none"
@@ -86,14 +88,25 @@ class TrainSettings(Group):
     clip: float = Field(1.0, gt=0.0, description="largest gradient norm")
     projector_lr_multiplier: float = Field(5.0, gt=0.0, description="projectors (and trained encoders) learn faster")
     rows_lr_multiplier: float = Field(1.0, gt=0.0, description="the added rows' rate over the stage's")
+    packing: bool = Field(True, description="several samples in a row, kept apart, instead of padding")
+    pack_tokens: int = Field(0, ge=0, description="tokens of a packed micro-batch; 0: batch_size x max_seq_length")
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field("adamw", description="8 bit: bitsandbytes")
     gradient_checkpointing: bool = Field(False, description="trade about a third more compute for memory")
+    offload_activations: bool = Field(False, description="keep what the backward pass needs in main memory")
+    compile: bool = Field(False, description="torch.compile the decoder's layers; the first steps take minutes")
+    distributed: Literal["ddp", "fsdp"] = Field("ddp", description="with several processes: copies, or shards, of the model")
+    modality_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of shown clouds and views that are dropped")
+    adaptive_projector_lr: bool = Field(False, description="each projector's rate follows its own gradient")
     logging_steps: int = Field(10, ge=1, description="console and wandb; metrics.jsonl has every step")
     save_steps: int = Field(100, ge=0, description="a resumable save every so many steps; 0: at the stage's end alone")
     save_total_limit: int = Field(2, ge=1, description="step saves kept a stage")
     val_steps: int = Field(0, ge=0, description="validation loss every so many steps; 0: at the stage's end alone")
     val_samples: int = Field(64, ge=1, description="held-out samples a validation sees")
     judge_samples: int = Field(0, ge=0, description="held-out prompts answered and built by the CAD kernel at a stage's end")
+    sample_steps: int = Field(0, ge=0, description="answer held-out prompts, with verdicts and pictures, every so many steps")
+    samples: int = Field(4, ge=1, le=64, description="held-out prompts that are answered then")
     workers: int = Field(0, ge=0, description="loader processes")
+    prefetch: int = Field(4, ge=1, description="steps a loader process prepares ahead")
     seed: int = Field(42, ge=0, description="order, modality draws, initialisation")
 
 
@@ -103,14 +116,19 @@ class StageSettings(Group):
     epochs: int = Field(5, ge=0, description="0 skips the stage")
     lr: float = Field(2e-5, gt=0.0, description="rate of LoRA (or of the whole model)")
     probabilities: dict[str, float] = Field(default_factory=lambda: {"text": 1.0}, description="by modality combination")
+    probabilities_end: dict[str, float] = Field(
+        default_factory=dict, description="where the probabilities move to within the stage, in a straight line; empty: nowhere"
+    )
+    patience: int = Field(0, ge=0, description="end the stage after so many validations without improvement; 0: never")
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> StageSettings:
-        unknown = sorted(set(self.probabilities) - set(COMBINATIONS))
-        if unknown:
-            raise ValueError(f"unknown modality combination {unknown[0]!r}; known: {', '.join(COMBINATIONS)}")
-        if any(p < 0 for p in self.probabilities.values()) or abs(sum(self.probabilities.values()) - 1.0) > 1e-6:
-            raise ValueError(f"probabilities must be >= 0 and sum to 1, not {sum(self.probabilities.values()):g}")
+        for shares in (self.probabilities, self.probabilities_end or self.probabilities):
+            unknown = sorted(set(shares) - set(COMBINATIONS))
+            if unknown:
+                raise ValueError(f"unknown modality combination {unknown[0]!r}; known: {', '.join(COMBINATIONS)}")
+            if any(p < 0 for p in shares.values()) or abs(sum(shares.values()) - 1.0) > 1e-6:
+                raise ValueError(f"probabilities must be >= 0 and sum to 1, not {sum(shares.values()):g}")
         return self
 
 
