@@ -1,19 +1,24 @@
-"""Parameter groups, AdamW and the rate of each step."""
+"""Parameter groups, AdamW in 32 or 8 bit, and the rate of each step."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cadmllm.errors import CadmllmError
 from cadmllm.settings import TrainSettings
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
 
 ENCODER_STAGE = 2  # projectors and encoders train from this stage on
+EIGHT_BIT = ("llm", "encoders")  # components whose AdamW moments may be kept in 8 bit; rows and projectors stay in 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,7 @@ class GroupInfo:
         parameters: number of trained values.
         lr: peak rate.
         weight_decay: 0 for vectors (biases, norms).
+        branch: 'points' or 'images' for the projector and encoder of that branch, '' otherwise.
     """
 
     component: str
@@ -33,6 +39,7 @@ class GroupInfo:
     parameters: int
     lr: float
     weight_decay: float
+    branch: str = ""
 
 
 def lr_share(step: int, total: int, warmup: int, floor: float) -> float:
@@ -70,29 +77,81 @@ def trainable(groups: dict[str, list[tuple[str, Parameter]]], stage: int) -> dic
 
 
 def build_optimizer(
-    groups: dict[str, list[tuple[str, Parameter]]], stage: int, stage_lr: float, settings: TrainSettings
-) -> tuple[torch.optim.AdamW, list[GroupInfo]]:
-    """AdamW over the stage's trainable parameters, matrices and vectors of each component apart.
+    groups: dict[str, list[tuple[str, Parameter]]],
+    stage: int,
+    stage_lr: float,
+    settings: TrainSettings,
+    device: torch.device | str = "cpu",
+) -> tuple[torch.optim.Optimizer, list[GroupInfo]]:
+    """AdamW over the stage's trainable parameters, apart by component, branch, and matrices or vectors.
+
+    `settings.optimizer` 'adamw' keeps its moments in float32. 'adamw_8bit' keeps them in 8 bit, a scale for each 256 values
+    (Dettmers et al. 2022, "8-bit optimizers via block-wise quantization"), for LoRA or the language model and for trained
+    encoders; tensors below 4,096 values, the added rows and the projectors stay in float32. 'paged_adamw_8bit' also lets
+    the driver move them to RAM when the card is full.
 
     Returns:
         The optimizer, and an info for each of its groups in the same order. A group's rate is `info.lr * lr_share(...)`.
+
+    Raises:
+        CadmllmError: E613 where bitsandbytes is missing or cannot make a step on `device`.
     """
     infos, options = [], []
     for component, members in trainable(groups, stage).items():
         lr = stage_lr * multiplier(component, settings)
-        for decay, chosen in (
-            (settings.weight_decay, [(n, p) for n, p in members if p.ndim >= 2]),
-            (0.0, [(n, p) for n, p in members if p.ndim < 2]),
-        ):
-            if chosen:
-                count = sum(p.numel() for _, p in chosen)
-                infos.append(GroupInfo(component, tuple(n for n, _ in chosen), count, lr, decay))
-                options.append({"params": [p for _, p in chosen], "lr": lr, "weight_decay": decay})
-    return torch.optim.AdamW(options, fused=True), infos
+        for branch in sorted({branch_of(name) for name, _ in members}):
+            of_branch = [(name, parameter) for name, parameter in members if branch_of(name) == branch]
+            for decay, chosen in (
+                (settings.weight_decay, [(n, p) for n, p in of_branch if p.ndim >= 2]),
+                (0.0, [(n, p) for n, p in of_branch if p.ndim < 2]),
+            ):
+                if chosen:
+                    count = sum(p.numel() for _, p in chosen)
+                    infos.append(GroupInfo(component, tuple(n for n, _ in chosen), count, lr, decay, branch))
+                    options.append({"params": [p for _, p in chosen], "lr": lr, "weight_decay": decay})
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(options, fused=True), infos
+    bits = [8 if info.component in EIGHT_BIT else 32 for info in infos]
+    return _eight_bit(options, bits, settings.optimizer, torch.device(device)), infos
 
 
-def set_rates(optimizer: torch.optim.Optimizer, infos: list[GroupInfo], share: float) -> float:
-    """Give every group its rate for this step; returns the first group's (the language model's)."""
+def _eight_bit(options: list[dict[str, Any]], bits: list[int], name: str, device: torch.device) -> torch.optim.Optimizer:
+    """bitsandbytes' AdamW, or why it cannot be had."""
+    from torch.distributed.tensor import DTensor
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise CadmllmError(
+            "E613",
+            f"train.optimizer={name} needs bitsandbytes, which is not installed",
+            f"{sys.executable} -m pip install 'bitsandbytes>=0.49', or use the 32-bit one: --set train.optimizer=adamw",
+        )
+    if any(isinstance(parameter, DTensor) for group in options for parameter in group["params"]):
+        raise CadmllmError(
+            "E613",
+            f"train.optimizer={name} cannot update the shards of FSDP",
+            "--set train.distributed=ddp, or --set train.optimizer=adamw (FSDP shards its moments anyway)",
+        )
+    from cadmllm.train.eightbit import mixed_adamw
+
+    return mixed_adamw(options, bits, name == "paged_adamw_8bit", device)
+
+
+def branch_of(name: str) -> str:
+    """'points' or 'images' for a parameter of that branch, '' otherwise."""
+    top = name.split(".", 1)[0]
+    return top if top in ("points", "images") else ""
+
+
+def set_rates(
+    optimizer: torch.optim.Optimizer, infos: list[GroupInfo], share: float, factors: Mapping[str, float] | None = None
+) -> float:
+    """Give every group its rate for this step; returns the first group's (the language model's).
+
+    Args:
+        optimizer, infos: of `build_optimizer`.
+        share: of the peak rate, 0..1 (`lr_share`).
+        factors: on the rates of a branch ('points', 'images'), where they differ from 1.
+    """
     for group, info in zip(optimizer.param_groups, infos, strict=True):
-        group["lr"] = info.lr * share
+        group["lr"] = info.lr * share * (factors or {}).get(info.branch, 1.0)
     return optimizer.param_groups[0]["lr"]

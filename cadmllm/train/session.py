@@ -151,7 +151,7 @@ def _assemble(
         model = load_model(start.checkpoint, settings, stage.number, cached=widths)
     collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, settings.train.max_seq_length)
     windows = Windows(dataset, data.train_ids, stage, settings, collate, cached.store if cached else None)
-    optimizer, infos = build_optimizer(model.parameter_groups(), stage.number, stage.lr, settings.train)
+    optimizer, infos = build_optimizer(model.parameter_groups(), stage.number, stage.lr, settings.train, model.device)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     engine = Engine(model, optimizer, parameters, model.device, settings.dtype, settings.train.clip)
     model.train()
