@@ -15,6 +15,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 COMBINATIONS = ("text", "text+point_cloud", "text+image", "text+point_cloud+image")
 
 
+def reached(begin: dict[str, float], end: dict[str, float]) -> dict[str, float]:
+    """The combinations that shares moving from `begin` to `end` (empty: nowhere) show at some time, and their largest shares."""
+    most = {name: max(begin.get(name, 0.0), end.get(name, 0.0)) for name in COMBINATIONS}
+    return {name: share for name, share in most.items() if share > 0.0}
+
+
 class Group(BaseModel):
     """A group of settings: unknown keys are refused, values are checked on assignment, too."""
 
@@ -120,6 +126,11 @@ class StageSettings(Group):
         default_factory=dict, description="where the probabilities move to within the stage, in a straight line; empty: nowhere"
     )
     patience: int = Field(0, ge=0, description="end the stage after so many validations without improvement; 0: never")
+
+    @property
+    def reached(self) -> dict[str, float]:
+        """The combinations that the stage shows at some time, each with its largest share; these need not sum to 1."""
+        return reached(self.probabilities, self.probabilities_end)
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> StageSettings:

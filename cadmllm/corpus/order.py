@@ -9,7 +9,8 @@ import hashlib
 
 import numpy as np
 
-ORDER, DRAW, CAPTION, CLOUD, VIEWS, BARE, FIXED = range(7)  # one stream per purpose, so that a new draw never shifts another
+# one stream per purpose, so that a new draw never shifts another
+ORDER, DRAW, CAPTION, CLOUD, VIEWS, BARE, FIXED, DROP = range(8)
 
 
 def stream(*key: int) -> np.random.Philox:

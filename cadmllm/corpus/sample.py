@@ -19,19 +19,27 @@ if TYPE_CHECKING:
 
 SEED_SCHEME = 1  # of `fixed_seed`; raise it when the fixed draws change, since features that were encoded are then others
 BARE_SHARE = 0.15  # of the samples that show a cloud or an image
+DROPPABLE = ("point_cloud", "image")  # in this order in the stream of drops: add at the end
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What the curriculum asked for and what the sample can show, both names of `settings.COMBINATIONS`."""
+    """What the curriculum asked for and what is shown, both names of `settings.COMBINATIONS`.
+
+    Attributes:
+        wanted: what was drawn.
+        shown: what of it the sample has, less what was dropped.
+        dropped: modalities that the sample has and that modality dropout took away.
+    """
 
     wanted: str
     shown: str
+    dropped: tuple[str, ...] = ()
 
     @property
     def fell_back(self) -> bool:
-        """Whether something that was asked for is not there (counted and reported by the training loop)."""
-        return self.wanted != self.shown
+        """Whether something that was asked for is not there (the training loop reports it); a drop is no such thing."""
+        return self.wanted != join_modalities({*self.shown.split("+"), *self.dropped})
 
 
 def join_modalities(modalities: Iterable[str]) -> str:
@@ -48,6 +56,7 @@ def draw_combination(
     stage: int,
     epoch: int,
     position: int,
+    dropout: float = 0.0,
 ) -> Draw:
     """Draw the modality combination for place `position` of an epoch.
 
@@ -59,6 +68,9 @@ def draw_combination(
         probabilities: combination -> share; the shares sum to 1.
         available: the sample's modalities, with 'text'.
         seed, stage, epoch, position: where we are.
+        dropout: each modality beside the text that would be shown is dropped with this probability (0 <= p < 1), by numbers
+            of its own: what is drawn and every other draw of the place stay as they are without. (Entire modalities, as the
+            curriculum document has it; Neverova et al. 2016, "ModDrop", is the source of the idea.)
     """
     names = sorted(name for name, share in probabilities.items() if share > 0.0)
     at = order.uniform(order.DRAW, seed, stage, epoch, position) * sum(probabilities[name] for name in names)
@@ -68,7 +80,14 @@ def draw_combination(
         if at < 0.0:
             wanted = name
             break
-    return Draw(wanted, join_modalities({"text"} | (available & set(wanted.split("+")))))
+    able = available & set(wanted.split("+"))
+    key = (seed, stage, epoch, position)
+    dropped = tuple(
+        name
+        for place, name in enumerate(DROPPABLE)
+        if dropout > 0.0 and name in able and order.uniform(order.DROP, *key, place) < dropout
+    )
+    return Draw(wanted, join_modalities({"text"} | (able - set(dropped))), dropped)
 
 
 def load_sample(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cadmllm.errors import CadmllmError, Exit
 from cadmllm.models.stages import STAGE_FOLDERS, STAGE_NAMES, is_complete, stage_folder, verify
-from cadmllm.settings import COMBINATIONS, Settings
+from cadmllm.settings import COMBINATIONS, Settings, reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,9 @@ class Stage:
         folder: where its checkpoint goes.
         epochs: passes over the training ids, >= 1.
         lr: peak rate of the language model's group.
-        probabilities: of each modality combination, summing to 1.
+        probabilities: of each modality combination at the stage's beginning, summing to 1.
+        probabilities_end: the same at its end; empty where they do not move.
+        patience: validations without improvement that end the stage; 0: none do.
     """
 
     number: int
@@ -30,12 +32,32 @@ class Stage:
     epochs: int
     lr: float
     probabilities: dict[str, float]
+    probabilities_end: dict[str, float] = field(default_factory=dict)
+    patience: int = 0
+
+    @property
+    def reached(self) -> dict[str, float]:
+        """The combinations that the stage shows at some time, each with its largest share; these need not sum to 1."""
+        return reached(self.probabilities, self.probabilities_end)
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What the stage may show, in the order of the curriculum."""
-        shown = {part for name, share in self.probabilities.items() if share > 0 for part in name.split("+")}
+        """What the stage may show at some time, in the order of the curriculum."""
+        shown = {part for name in self.reached for part in name.split("+")}
         return tuple(part for part in COMBINATIONS[-1].split("+") if part in shown)
+
+    def probabilities_at(self, share: float) -> dict[str, float]:
+        """The probabilities when `share` (0..1) of the planned steps are done, step / (total - 1): the last step is at 1.
+
+        They move in a straight line from `probabilities` to `probabilities_end` (curriculum scheduling), so they sum to 1
+        all the way. Without an end they are `probabilities` throughout. A stage that ends early does not reach its end.
+        """
+        if not self.probabilities_end:
+            return self.probabilities
+        share = min(1.0, max(0.0, share))
+        begin, end = self.probabilities, self.probabilities_end
+        names = (name for name in COMBINATIONS if name in begin or name in end)
+        return {name: (1.0 - share) * begin.get(name, 0.0) + share * end.get(name, 0.0) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +72,16 @@ def plan_stages(settings: Settings, numbers: Sequence[int]) -> list[Stage]:
     """The stages to train, in order; those with 0 epochs are left out.
 
     Raises:
-        CadmllmError: E105 when nothing is left to train.
+        CadmllmError: E105 when nothing is left to train, or a stage waits for validations that are never made.
     """
     stages = []
     for number in sorted(set(numbers)):
         asked = settings.stages[number]
         if asked.epochs:
+            _check_patience(settings, number)
             folder = stage_folder(settings.run.dir, number)
-            stages.append(Stage(number, STAGE_NAMES[number], folder, asked.epochs, asked.lr, dict(asked.probabilities)))
+            shares, end = dict(asked.probabilities), dict(asked.probabilities_end)
+            stages.append(Stage(number, STAGE_NAMES[number], folder, asked.epochs, asked.lr, shares, end, asked.patience))
     if not stages:
         named = ", ".join(f"stage {n}" for n in sorted(set(numbers))) or "no stage"
         first = min(numbers, default=1)
@@ -98,6 +122,18 @@ def starting_point(settings: Settings, stages: Sequence[Stage], index: int, from
     if settings.data.synthetic:
         return Start(None, "a rehearsal on generated parts needs no earlier stage")
     raise _no_predecessor(settings, stage)
+
+
+def _check_patience(settings: Settings, number: int) -> None:
+    patience = settings.stages[number].patience
+    if patience and not settings.train.val_steps:
+        raise CadmllmError(
+            "E105",
+            f"stages.{number}.patience is {patience}, but train.val_steps is 0: nothing is validated before the stage's end",
+            f"validate while training: cadmllm train stage{number} --set train.val_steps=100; "
+            f"or let the stage run to its end: --set stages.{number}.patience=0",
+            exit_code=Exit.USAGE,
+        )
 
 
 def _given(folder: Path, stage: Stage) -> Path:

@@ -90,3 +90,33 @@ def test_fixed_draws_are_few_and_those_of_their_seeds(root):
         for k in range(40)
     }
     assert shown == {dataset.cloud("0000/a", 64, fixed_seed(k)).points.tobytes() for k in range(3)}
+
+
+# modality dropout
+
+
+def test_dropout_drops_the_share_asked_for_and_moves_no_other_draw():
+    everything = "text+point_cloud+image"
+    plain = [draw_combination(STAGE3, EVERYTHING, position=k, **AT) for k in range(4000)]
+    dropped = [draw_combination(STAGE3, EVERYTHING, position=k, dropout=0.3, **AT) for k in range(4000)]
+    assert [draw.wanted for draw in dropped] == [draw.wanted for draw in plain]
+    assert all(draw.dropped == () for draw in plain)
+    for name in ("point_cloud", "image"):
+        able = [draw for draw in dropped if name in draw.wanted.split("+")]
+        share = sum(name in draw.dropped for draw in able) / len(able)
+        assert abs(share - 0.3) < 0.03
+    both = [draw for draw in dropped if draw.wanted == everything]  # independent: 0.3 x 0.3 lose both
+    assert abs(sum(draw.shown == "text" for draw in both) / len(both) - 0.09) < 0.03
+    assert not any(draw.fell_back for draw in dropped)
+
+
+@given(st.sets(st.sampled_from(["point_cloud", "image"])), st.integers(0, 10**6), st.integers(0, 50), st.floats(0.0, 0.99))
+def test_a_drop_is_no_fallback_and_what_is_not_there_is_not_dropped(extra, seed, position, dropout):
+    available = frozenset({"text"} | extra)
+    where = {"seed": seed, "stage": 3, "epoch": 1, "position": position}
+    plain = draw_combination(STAGE3, available, **where)
+    draw = draw_combination(STAGE3, available, dropout=dropout, **where)
+    assert draw.wanted == plain.wanted
+    assert draw.fell_back == plain.fell_back
+    assert set(draw.shown.split("+")) == set(plain.shown.split("+")) - set(draw.dropped)
+    assert set(draw.dropped) <= set(plain.shown.split("+")) - {"text"}

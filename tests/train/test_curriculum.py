@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cadmllm.errors import CadmllmError
 from cadmllm.models.stages import stage_folder, write_manifest
 from cadmllm.settings import Settings
-from cadmllm.train.curriculum import plan_stages, starting_point
+from cadmllm.train.curriculum import Stage, plan_stages, starting_point
 
 
 def _complete(folder: Path) -> Path:
@@ -93,3 +95,51 @@ def test_a_folder_given_to_start_from_must_be_there_and_whole(settings, tmp_path
     with pytest.raises(CadmllmError) as caught:
         _start(settings(run={"init_from": given}), [2])
     assert caught.value.code == "E503"
+
+
+# curriculum scheduling and patience
+
+EARLY = {"text": 0.8, "text+point_cloud": 0.2}
+LATE = {"text": 0.1, "text+point_cloud+image": 0.9}
+
+
+def _stage3(settings, **values):
+    return plan_stages(settings(stages={"3": {"epochs": 1, **values}}), [3])[0]
+
+
+def test_probabilities_move_in_a_straight_line_from_begin_to_end(settings) -> None:
+    stage = _stage3(settings, probabilities=EARLY, probabilities_end=LATE)
+    assert stage.probabilities_at(0.0) == pytest.approx({**EARLY, "text+point_cloud+image": 0.0})
+    assert stage.probabilities_at(0.5) == pytest.approx({"text": 0.45, "text+point_cloud": 0.1, "text+point_cloud+image": 0.45})
+    assert stage.probabilities_at(1.0) == {**LATE, "text+point_cloud": 0.0}
+    assert stage.probabilities_at(2.0) == stage.probabilities_at(1.0)
+
+
+@given(st.floats(0.0, 1.0))
+def test_probabilities_sum_to_1_all_the_way(share: float) -> None:
+    stage = Stage(3, "stage3_all", Path("x"), 1, 1e-3, EARLY, LATE)
+    shares = stage.probabilities_at(share)
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert all(0.0 <= value <= 1.0 for value in shares.values())
+
+
+def test_without_an_end_the_probabilities_stay(settings) -> None:
+    stage = _stage3(settings, probabilities=EARLY)
+    assert stage.probabilities_at(0.0) == stage.probabilities_at(1.0) == EARLY
+    assert stage.reached == EARLY
+
+
+def test_what_is_shown_only_at_the_end_counts(settings) -> None:
+    stage = _stage3(settings, probabilities=EARLY, probabilities_end=LATE)
+    assert stage.modalities == ("text", "point_cloud", "image")
+    assert stage.reached == {"text": 0.8, "text+point_cloud": 0.2, "text+point_cloud+image": 0.9}
+    assert settings(stages={"3": {"probabilities": EARLY, "probabilities_end": LATE}}).stages[3].reached == stage.reached
+
+
+def test_patience_without_validations_is_a_usage_error_with_the_command(settings) -> None:
+    with pytest.raises(CadmllmError) as caught:
+        plan_stages(settings(stages={"2": {"epochs": 1, "patience": 3}}), [2])
+    assert (caught.value.code, caught.value.exit_code) == ("E105", 2)
+    assert "--set train.val_steps=" in caught.value.remedy
+    values = settings(stages={"2": {"epochs": 1, "patience": 3}}, train={"val_steps": 5})
+    assert plan_stages(values, [2])[0].patience == 3
