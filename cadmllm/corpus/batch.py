@@ -1,8 +1,9 @@
-"""Samples to tensors: prompts tokenised, placeholders and targets inserted, padded, labelled."""
+"""Samples to tensors: prompts tokenised, placeholders and targets inserted, labelled, then padded or packed into one row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,18 @@ from cadmllm.corpus.pixels import to_pixels
 from cadmllm.corpus.prompt import Tokenizer, encode_prompt
 from cadmllm.corpus.types import IGNORE, Batch, Sample
 from cadmllm.errors import CadmllmError
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A sample with its tokens: ids [T] and labels [T] (IGNORE on the prompt)."""
+
+    sample: Sample
+    ids: list[int]
+    labels: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 class Collator:
@@ -39,24 +52,34 @@ class Collator:
         self.max_seq_length = max_seq_length
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """Right-padded training batch with labels on the target's positions alone.
+        """`pad` of samples that are not encoded yet."""
+        return self.pad([self.encode(sample) for sample in samples])
 
-        A sample that is too long loses the end of its caption, never a placeholder or a part of its target.
+    def encode(self, sample: Sample) -> Encoded:
+        """The sample's tokens. One that is too long loses the end of its caption, never a placeholder or a part of its target.
 
         Raises:
             CadmllmError: E602 naming the id when frame, placeholders and target alone exceed max_seq_length; E408.
         """
-        rows: list[list[int]] = []
-        labels: list[list[int]] = []
-        for sample in samples:
-            if sample.target is None:
-                raise ValueError(f"{sample.id} has no target: use .prompts()")
-            target = [int(t) for t in sample.target]
-            prompt = self._prompt(sample, self.max_seq_length - len(target))
-            rows.append(prompt + [self.text_size + t for t in target])
-            labels.append([IGNORE] * len(prompt) + target)
-        batch = self._assemble(samples, rows, left=False)
-        batch.labels = _pad(labels, IGNORE, left=False)
+        if sample.target is None:
+            raise ValueError(f"{sample.id} has no target: use .prompts()")
+        target = [int(t) for t in sample.target]
+        prompt = self._prompt(sample, self.max_seq_length - len(target))
+        return Encoded(sample, prompt + [self.text_size + t for t in target], [IGNORE] * len(prompt) + target)
+
+    def pad(self, encoded: Sequence[Encoded]) -> Batch:
+        """A row a sample, right-padded; labels on the target's positions alone."""
+        batch = self._assemble([e.sample for e in encoded], [e.ids for e in encoded], left=False)
+        batch.labels = _pad([e.labels for e in encoded], IGNORE, left=False)
+        return batch
+
+    def pack(self, encoded: Sequence[Encoded]) -> Batch:
+        """All samples behind each other in one row without padding; positions start at 0 in each (`documents` has the lengths)."""
+        ids = [token for e in encoded for token in e.ids]
+        batch = self._assemble([e.sample for e in encoded], [ids], left=False)
+        batch.labels = torch.tensor([[label for e in encoded for label in e.labels]], dtype=torch.int64)
+        batch.position_ids = torch.cat([torch.arange(len(e)) for e in encoded]).unsqueeze(0)
+        batch.documents = [len(e) for e in encoded]
         return batch
 
     def prompts(self, samples: Sequence[Sample]) -> Batch:
@@ -110,7 +133,44 @@ class Collator:
             image_features=_stack_features([image for sample in samples for image in sample.image_features]),
             ids=[sample.id for sample in samples],
             combinations=[sample.combination for sample in samples],
+            cloud_counts=[sample.cloud_count for sample in samples],
+            image_counts=[sample.image_count for sample in samples],
         )
+
+
+def split(batch: Batch, first: int) -> tuple[Batch, Batch]:
+    """A batch of B samples as one of its `first` and one of the others (0 < first < B); padded rows lose what padding they can."""
+    assert 0 < first < len(batch.ids)
+    if batch.documents:
+        at = sum(batch.documents[:first])
+        tokens = [slice(0, at), slice(at, None)]
+        rows = [slice(None), slice(None)]
+    else:
+        lengths = batch.attention_mask.sum(1).tolist()
+        tokens = [slice(0, int(max(lengths[:first]))), slice(0, int(max(lengths[first:])))]
+        rows = [slice(0, first), slice(first, None)]
+    samples = [slice(0, first), slice(first, None)]
+    clouds, images = sum(batch.cloud_counts[:first]), sum(batch.image_counts[:first])
+    features = dict.fromkeys(("points", "normals", "cloud_features"), clouds)
+    features |= dict.fromkeys(("pixels", "image_features"), images)
+    halves = []
+    for k in (0, 1):
+        parts = {}
+        for name in Batch.__slots__:
+            value = getattr(batch, name)
+            if isinstance(value, list):
+                parts[name] = value[samples[k]]
+            elif name in features:
+                parts[name] = _some(value, slice(0, features[name]) if k == 0 else slice(features[name], None))
+            else:
+                parts[name] = None if value is None else value[rows[k], tokens[k]]
+        halves.append(Batch(**parts))
+    return halves[0], halves[1]
+
+
+def _some(values: torch.Tensor | None, which: slice) -> torch.Tensor | None:
+    chosen = None if values is None else values[which]
+    return chosen if chosen is not None and len(chosen) else None
 
 
 def _stack(arrays: list[np.ndarray]) -> torch.Tensor | None:

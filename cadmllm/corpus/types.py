@@ -13,6 +13,8 @@ from cadmllm.cad.frame import Transform
 from cadmllm.cad.vocabulary import VOCABULARY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import torch
 
@@ -70,10 +72,10 @@ class Sample:
 
 @dataclass(slots=True)
 class Batch:
-    """Collated samples, right-padded for training (left-padded prompts for generation).
+    """Collated samples: a row each, right-padded (left-padded prompts for generation), or all in one row (packed).
 
     Attributes:
-        input_ids: [B, T] int64; ids >= text_size are added items.
+        input_ids: [B, T] int64; ids >= text_size are added items. Packed: [1, T].
         attention_mask: [B, T] int64, 1 where there is a token.
         position_ids: [B, T] int64, from 0 in each sample.
         labels: [B, T] int64; a CAD index (0..CAD_SIZE-1) to be predicted *at* this position's predecessor, else IGNORE.
@@ -81,7 +83,9 @@ class Batch:
         points, normals: [C, N, 3] float32, clouds of the batch in order of their placeholders; None without a cloud.
         pixels: [I, 3, 224, 224] float32 normalised (ImageNet), images in order of their placeholders; None without.
         cloud_features, image_features: [C, tokens, width] and [I, tokens, width] of a frozen encoder, in place of the above.
-        ids, combinations: of the B samples.
+        ids, combinations: of the samples.
+        documents: tokens of each sample of a packed row, in their order; empty in a padded batch.
+        cloud_counts, image_counts: clouds and images of each sample.
     """
 
     input_ids: torch.Tensor
@@ -95,16 +99,35 @@ class Batch:
     image_features: torch.Tensor | None = None
     ids: list[str] = field(default_factory=list)
     combinations: list[str] = field(default_factory=list)
+    documents: list[int] = field(default_factory=list)
+    cloud_counts: list[int] = field(default_factory=list)
+    image_counts: list[int] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with every tensor on `device`."""
+        return self.mapped(lambda value: value.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from which a GPU copies while it computes."""
+        return self.mapped(lambda value: value.pin_memory())
+
+    def mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """The batch with `change` made to every tensor."""
         moved = {name: getattr(self, name) for name in self.__slots__}
-        for name, value in moved.items():
-            if name not in ("ids", "combinations") and value is not None:
-                moved[name] = value.to(device, non_blocking=True)
-        return Batch(**moved)
+        changed = {name: value if value is None or isinstance(value, list) else change(value) for name, value in moved.items()}
+        return Batch(**changed)
 
     @property
     def supervised(self) -> int:
         """Number of supervised positions."""
         return 0 if self.labels is None else int((self.labels != IGNORE).sum())
+
+    @property
+    def tokens(self) -> int:
+        """Tokens, without padding."""
+        return int(self.attention_mask.sum())
+
+    @property
+    def computed(self) -> int:
+        """Positions that are computed, padding included."""
+        return self.input_ids.numel()

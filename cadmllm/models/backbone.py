@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cadmllm.errors import CadmllmError
+from cadmllm.models.attention import NAMES
 from cadmllm.models.rows import vocabulary_hash
 from cadmllm.places import bundled
 from cadmllm.settings import Settings
@@ -173,8 +174,8 @@ def _load_decoder(source: str, settings: Settings, device: torch.device) -> PreT
 def _load_options(settings: Settings, device: torch.device) -> dict[str, Any]:
     dtype = getattr(torch, settings.dtype)
     options: dict[str, Any] = {"dtype": dtype if settings.lora.enabled else torch.float32}
-    if settings.model.attention != "auto":
-        options["attn_implementation"] = settings.model.attention
+    if settings.model.attention not in ("auto", "sdpa", "varlen"):  # these are settled when training begins
+        options["attn_implementation"] = NAMES[settings.model.attention]
     if settings.model.quantization == "nf4":
         if importlib.util.find_spec("bitsandbytes") is None:
             raise CadmllmError(

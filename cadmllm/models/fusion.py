@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from cadmllm.corpus.types import ADDED, IMAGE, POINTS, Batch
 from cadmllm.errors import CadmllmError
+from cadmllm.models.attention import Attention, settle
 from cadmllm.models.backbone import Backbone, input_embedding, load_backbone, pick_device
 from cadmllm.models.loss import CHUNK, supervised_loss
 from cadmllm.models.projector import Projector
@@ -83,6 +84,7 @@ class CadMLLM(nn.Module):
         self.cloud_tokens, self.image_tokens = settings.model.point_tokens, settings.model.image_tokens
         self.fresh: list[str] = []
         self.chunk = CHUNK
+        self.attention = Attention(isolates=False)  # until it is settled
 
     @property
     def device(self) -> torch.device:
@@ -134,20 +136,31 @@ class CadMLLM(nn.Module):
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Sum of the cross-entropy over the supervised positions (float32, with gradients), and their number.
 
-        Batches are right-padded, so the causal mask alone hides the padding. Several documents in a row (packing: positions
-        start at 0 again) are kept apart by their positions, which needs the cache switched off.
+        Padded batches are right-padded, so the causal mask alone hides the padding. The documents of a packed row are kept
+        apart by the attention back end, which has to be settled first.
         """
         assert batch.labels is not None, "a batch without labels is a prompt"
-        restarts = (batch.position_ids[:, 1:] == 0) & (batch.attention_mask[:, 1:] == 1)
-        hidden = self.llm(
-            inputs_embeds=self.embed(batch),
-            attention_mask=None,
-            position_ids=batch.position_ids if bool(restarts.any()) else None,
-            use_cache=False,
-        ).last_hidden_state
+        hidden = self.llm(inputs_embeds=self.embed(batch), use_cache=False, **self.attention.arguments(batch)).last_hidden_state
         return supervised_loss(hidden, batch.labels, self.rows, self.chunk)
 
-    forward = loss  # wrappers (DDP, FSDP) call forward
+    def forward(self, batch: Batch | None) -> tuple[Tensor, int]:
+        """`loss` (wrappers such as DDP and FSDP call forward); without a batch a zero that depends on every trained parameter."""
+        return self.loss(batch) if batch is not None else (self.touch(), 0)
+
+    def touch(self) -> Tensor:
+        """A float32 zero whose gradient is zero for every trained parameter: what keeps processes in step with each other."""
+        firsts = [parameter.flatten()[0].float() for parameter in self.parameters() if parameter.requires_grad]
+        return torch.stack(firsts).sum() * 0.0
+
+    def settle_attention(self) -> Attention:
+        """Choose the attention back end for training by `settings.model.attention` and prove it on this decoder (`attention.settle`).
+
+        Raises:
+            CadmllmError: E612 when the one that was asked for does not run here.
+        """
+        dtype = getattr(torch, self.settings.dtype)
+        self.attention = settle(self.llm, self.settings.model.attention, self.device, dtype)
+        return self.attention
 
     @torch.no_grad()
     def step(

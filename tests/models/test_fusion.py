@@ -48,13 +48,15 @@ def test_padding_and_neighbours_do_not_change_a_samples_loss(settings, make_batc
 
 def test_packed_documents_do_not_see_each_other(settings, make_batch):
     model = build_model(settings(), 1).eval()
+    model.settle_attention()
     batch = make_batch(model.text_size)
     rows = []
     for b in range(2):
         length = int(batch.attention_mask[b].sum())
         rows.append((batch.input_ids[b, :length], torch.arange(length), batch.labels[b, :length]))
     ids, positions, labels = (torch.cat(parts)[None] for parts in zip(*rows, strict=True))
-    packed = Batch(ids, torch.ones_like(ids), positions, labels)
+    lengths = [len(row[0]) for row in rows]
+    packed = Batch(ids, torch.ones_like(ids), positions, labels, documents=lengths)
     assert float(model.loss(packed)[0]) == pytest.approx(float(model.loss(batch)[0]), abs=1e-4)
 
 
