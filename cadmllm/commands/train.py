@@ -133,7 +133,7 @@ def opened(settings: Settings, numbers: list[int], console: Console) -> Generato
 
 def _parts(settings: Settings, number: int) -> set[str]:
     """What a stage may show: 'text', 'point_cloud', 'image'."""
-    shares = settings.stages[number].probabilities
+    shares = settings.stages[number].reached
     return {part for name, share in shares.items() if share > 0 for part in name.split("+")}
 
 

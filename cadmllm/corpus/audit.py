@@ -176,7 +176,9 @@ def sample_files(dataset: DataSet, count: int = SAMPLE) -> Iterator[Path]:
 
 def files_an_epoch(settings: Settings, stage: int, ids: int) -> int:
     """Files that an epoch of a stage reads: a program a sample, clouds and views by their shares."""
-    shares = settings.stages[stage].probabilities
-    clouds = sum(share for name, share in shares.items() if "point_cloud" in name)
-    images = sum(share for name, share in shares.items() if "image" in name) * settings.model.image_views
+    asked = settings.stages[stage]
+    halves = (asked.probabilities, asked.probabilities_end or asked.probabilities)  # they move evenly from one to the other
+    shown = [(name, share / 2.0) for shares in halves for name, share in shares.items()]
+    clouds = sum(share for name, share in shown if "point_cloud" in name)
+    images = sum(share for name, share in shown if "image" in name) * settings.model.image_views
     return round(ids * (1.0 + clouds + images))

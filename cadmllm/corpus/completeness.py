@@ -37,7 +37,7 @@ def folders_that_lack(settings: Settings, folders: Folders, stage: int, found: G
     data = settings.data
     have = {"txt": folders.txt, "json": folders.json, "img": folders.img, "points": folders.points[0] if folders.points else None}
     given = {"txt": data.txt, "json": data.json_, "img": data.img, "points": data.points}
-    shown = fit.shown(settings.stages[stage].probabilities)
+    shown = fit.shown(settings.stages[stage].reached)
     needed = {"txt", "json"} | {name for name, what in (("img", "image"), ("points", "point_cloud")) if what in shown}
     refused = {flaw.path for flaw in folders.flaws}
     for name, path in have.items():
@@ -129,7 +129,7 @@ def sequences(index: Index, settings: Settings, stages: dict[int, StageReport], 
 
 def _cut_captions(index: Index, settings: Settings, stage: int, longest: int, found: Gathering) -> None:
     """A token is a byte at least: only captions with more bytes than there is room are counted in tokens."""
-    shares = settings.stages[stage].probabilities
+    shares = settings.stages[stage].reached
     space = fit.caption_room(settings, shares, 0)
     sql = """SELECT c.id, p.length FROM captions c JOIN items p ON p.kind = ? AND p.id = c.id AND p.code IS NULL
              WHERE p.length <= ? AND length(CAST(c.texts AS BLOB)) > ? - p.length ORDER BY c.id"""

@@ -104,7 +104,7 @@ def stage_reports(settings: Settings, dataset: DataSet, pool: Pool, census: Cens
     usable = pool.counted & (known.lengths > 0)
     reports = {}
     for stage in STAGES:
-        shares = settings.stages[stage].probabilities
+        shares = settings.stages[stage].reached
         needs, longest = fit.shown(shares), fit.longest_target(settings, shares)
         long = usable & (known.lengths > longest)
         full = np.logical_and.reduce([usable & ~long, *(known.can_show(need) for need in needs)])

@@ -316,7 +316,7 @@ def fits(tokens: np.ndarray, settings: Settings, lengths: Iterable[int] = LENGTH
     rows = []
     for length in lengths:
         for stage in (1, 2, 3):
-            taken = fit.feature_tokens(settings, settings.stages[stage].probabilities) + fit.FRAME
+            taken = fit.feature_tokens(settings, settings.stages[stage].reached) + fit.FRAME
             longest = max(0, length - taken)
             number = int(np.searchsorted(ordered, longest, side="right"))
             rows.append((length, stage, longest, number, number / len(ordered) if len(ordered) else 0.0))

@@ -97,9 +97,7 @@ def check_image(situation: Situation) -> Outcome:
 
 def shows(settings: Settings, stages: tuple[int, ...], modality: str) -> bool:
     """Whether any of the stages shows the modality ('point_cloud', 'image') to the model."""
-    return any(
-        share > 0 and modality in name.split("+") for n in stages for name, share in settings.stages[n].probabilities.items()
-    )
+    return any(share > 0 and modality in name.split("+") for n in stages for name, share in settings.stages[n].reached.items())
 
 
 def missing_file(folder: Path, *, tokenizer: bool) -> str | None:

@@ -40,10 +40,10 @@ def plan_lines(settings: Settings, stage: Stage, start: Start, data: StageData, 
     total, steps = steps_line(settings, stage, len(data.train_ids))
     codes = Counter(problem.code for problem in data.left_out)
     out = f"; left out {len(data.left_out)} ({', '.join(f'{c} x {n}' for c, n in codes.most_common())})" if codes else ""
-    features, longest = feature_tokens(settings, stage.probabilities), longest_target(settings, stage.probabilities)
+    features, longest = feature_tokens(settings, stage.reached), longest_target(settings, stage.reached)
     room = f"{longest} tokens a target = {train.max_seq_length} less {features} features, {FRAME} for the prompt"
-    shown = ", ".join(f"{name} {share:.0%}" for name, share in stage.probabilities.items() if share > 0)
     missing, looked = windows.expected_fallbacks()
+    fallbacks = f"; {missing} of {looked} draws cannot show all of it and fall back" if missing else ""
     components = ("llm", "rows", "projectors") if stage.number >= ENCODER_STAGE else ("llm", "rows")
     rates = ", ".join(f"{name} {stage.lr * multiplier(name, train):.3g}" for name in components)
     window = train.batch_size * train.accumulation
@@ -55,11 +55,21 @@ def plan_lines(settings: Settings, stage: Stage, start: Start, data: StageData, 
         f"  steps      {steps}",
         f"  batch      {train.batch_size} a micro-batch x {train.accumulation} accumulated = {window} samples a step"
         " (cut finer where that saves padding)",
-        f"  shows      {shown}" + (f"; {missing} of {looked} draws cannot show all of it and fall back" if missing else ""),
+        f"  shows      {mix_line(settings, stage)}{fallbacks}",
         f"  rates      {rates}; {warmup} cosine to {train.min_lr_share:.0%}",
         f"  starts at  {start.checkpoint or 'the base model ' + settings.model.llm} ({start.reason})",
         f"  ends in    {stage.folder}",
     ]
+
+
+def mix_line(settings: Settings, stage: Stage) -> str:
+    """What a stage shows: the share of each combination, where it moves to, and modality dropout."""
+    end = stage.probabilities_end or stage.probabilities
+    shares = [(name, stage.probabilities.get(name, 0.0), end.get(name, 0.0)) for name in stage.reached]
+    text = ", ".join(f"{name} {first:.0%}" + ("" if first == last else f" to {last:.0%}") for name, first, last in shares)
+    dropout = settings.train.modality_dropout
+    shown = [part.replace("_", " ") for part in stage.modalities if part != "text"]
+    return text + (f"; {' and '.join(shown)} dropped with probability {dropout:g} each" if dropout and shown else "")
 
 
 def warnings(settings: Settings, stage: Stage, data: StageData, windows: Windows) -> list[str]:
@@ -78,6 +88,26 @@ def warnings(settings: Settings, stage: Stage, data: StageData, windows: Windows
         found.append(
             f"warmup_steps {warmup} is longer than the {total} steps of stage {stage.number}: the rate never gets beyond "
             f"{total / warmup:.0%} (--set train.warmup_steps={max(1, total // 10)})"
+        )
+    return found + _validation_warnings(settings, stage, data, total)
+
+
+def _validation_warnings(settings: Settings, stage: Stage, data: StageData, total: int) -> list[str]:
+    """What was asked of held-out samples and cannot be had."""
+    train, found = settings.train, []
+    asked = {
+        f"stages.{stage.number}.patience": stage.patience,
+        "train.val_steps": train.val_steps,
+        "train.sample_steps": train.sample_steps,
+        "train.judge_samples": train.judge_samples,
+    }
+    named = " and ".join(name for name, value in asked.items() if value)
+    if named and not data.val_ids:
+        found.append(f"no id is held out: {named} cannot do anything (--set data.val_share=0.05, or --set data.val=IDS.txt)")
+    elif stage.patience and stage.patience * train.val_steps >= total:
+        found.append(
+            f"stage {stage.number} has {total} steps: {stage.patience} validations every {train.val_steps} steps cannot end it "
+            f"earlier (--set train.val_steps={max(1, total // (4 * stage.patience))})"
         )
     return found
 
@@ -121,6 +151,7 @@ def metadata(session: Session, step: int, figures: dict[str, Any]) -> dict[str, 
         "samples": len(session.data.train_ids),
         "left_out": dict(Counter(problem.code for problem in session.data.left_out)),
         "probabilities": session.stage.probabilities,
+        "probabilities_end": session.stage.probabilities_end,
         "cached_features": session.cached.as_dict() if session.cached else None,
         "groups": [
             {"component": info.component, "parameters": info.parameters, "lr": info.lr, "weight_decay": info.weight_decay}
@@ -140,7 +171,8 @@ def resolved_settings(settings: Settings) -> str:
 def model_card(session: Session, meta: dict[str, Any]) -> str:
     """`README.md` of a stage folder."""
     stage, settings = session.stage, session.settings
-    mix = "\n".join(f"| {name} | {share:.0%} |" for name, share in stage.probabilities.items() if share > 0)
+    end = stage.probabilities_end or stage.probabilities
+    mix = "\n".join(f"| {name} | {stage.probabilities.get(name, 0):.0%} | {end.get(name, 0):.0%} |" for name in stage.reached)
     held_out = "\n".join(f"| {name} | {loss:.4f} |" for name, loss in meta.get("val_loss", {}).items())
     judged = "\n".join(f"| {name} | {value:.3f} |" for name, value in meta.get("judged", {}).items())
     sections = [
@@ -149,7 +181,7 @@ def model_card(session: Session, meta: dict[str, Any]) -> str:
         f"## Training\n\n{meta['step']} steps of {settings.train.batch_size * settings.train.accumulation} samples "
         f"({meta['samples']} different ones), peak rate {stage.lr:g}, seed {settings.train.seed}. "
         f"Mean loss of the first steps {meta['loss_begin']:.4f}, of the last {meta['loss_end']:.4f}.\n\n"
-        f"| shown | share |\n|---|---|\n{mix}",
+        f"| shown | share at the beginning | at the end |\n|---|---|---|\n{mix}",
     ]
     if held_out:
         sections.append(f"## Held-out loss (a supervised token)\n\n| combination | loss |\n|---|---|\n{held_out}")
