@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ class Collator:
         return batch
 
     def pack(self, encoded: Sequence[Encoded]) -> Batch:
-        """All samples behind each other in one row without padding; positions start at 0 in each (`documents` has the lengths)."""
+        """All samples behind each other in one row, no padding; positions start at 0 in each (`documents` has the lengths)."""
         ids = [token for e in encoded for token in e.ids]
         batch = self._assemble([e.sample for e in encoded], [ids], left=False)
         batch.labels = torch.tensor([[label for e in encoded for label in e.labels]], dtype=torch.int64)
@@ -139,7 +140,7 @@ class Collator:
 
 
 def split(batch: Batch, first: int) -> tuple[Batch, Batch]:
-    """A batch of B samples as one of its `first` and one of the others (0 < first < B); padded rows lose what padding they can."""
+    """A batch of B samples as one of its `first` and one of the others (0 < first < B); rows lose what padding they can."""
     assert 0 < first < len(batch.ids)
     if batch.documents:
         at = sum(batch.documents[:first])
@@ -155,7 +156,7 @@ def split(batch: Batch, first: int) -> tuple[Batch, Batch]:
     features |= dict.fromkeys(("pixels", "image_features"), images)
     halves = []
     for k in (0, 1):
-        parts = {}
+        parts: dict[str, Any] = {}
         for name in Batch.__slots__:
             value = getattr(batch, name)
             if isinstance(value, list):

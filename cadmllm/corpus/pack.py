@@ -60,7 +60,7 @@ def arrange(lengths: Sequence[int], room: Room) -> list[list[int]]:
 
 
 def heads(lengths: Sequence[int], room: Room) -> list[int]:
-    """How many samples each part of a micro-batch gets when one that is there already has to be cut to a smaller room, in order."""
+    """How many samples each part gets, in order, when a micro-batch that is there already is cut to a smaller room."""
     if not room.packed:
         whole, rest = divmod(len(lengths), room.samples)
         return [room.samples] * whole + ([rest] if rest else [])

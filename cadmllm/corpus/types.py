@@ -7,7 +7,7 @@ Token ids: the language model's tokenizer owns `0 .. text_size - 1`; item k of `
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cadmllm.cad.frame import Transform
 from cadmllm.cad.vocabulary import VOCABULARY
@@ -114,7 +114,9 @@ class Batch:
     def mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """The batch with `change` made to every tensor."""
         moved = {name: getattr(self, name) for name in self.__slots__}
-        changed = {name: value if value is None or isinstance(value, list) else change(value) for name, value in moved.items()}
+        changed: dict[str, Any] = {
+            name: value if value is None or isinstance(value, list) else change(value) for name, value in moved.items()
+        }
         return Batch(**changed)
 
     @property

@@ -154,11 +154,8 @@ def _row(lengths: tuple[int, ...], device: torch.device) -> Batch:
 def _candidates(device: torch.device, dtype: torch.dtype) -> list[str]:
     if device.type != "cuda" or dtype == torch.float32:
         return ["sdpa", "eager"]
-    return (
-        ["flash_attention_2", "varlen", "sdpa", "eager"]
-        if importlib.util.find_spec("flash_attn")
-        else ["varlen", "sdpa", "eager"]
-    )
+    always = ["varlen", "sdpa", "eager"]
+    return ["flash_attention_2", *always] if importlib.util.find_spec("flash_attn") else always
 
 
 def _use(decoder: PreTrainedModel, name: str) -> None:
@@ -206,8 +203,7 @@ def by_document(
     outputs = []
     for q, k, v in zip(*(part.split(documents, dim=2) for part in (query, key, value)), strict=True):
         mask = _band(q.shape[2], sliding_window, q.device) if sliding_window and q.shape[2] > sliding_window else None
-        causal = {"attn_mask": mask} if mask is not None else {"is_causal": True}
-        outputs.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, enable_gqa=grouped, **causal))
+        outputs.append(F.scaled_dot_product_attention(q, k, v, mask, dropout, mask is None, scale=scaling, enable_gqa=grouped))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
@@ -246,5 +242,5 @@ def variable_length(
     window = (sliding_window - 1, 0) if sliding_window else (-1, 0)
     options: dict[str, Any] = {"scale": scaling, "window_size": window, "enable_gqa": k.shape[1] != q.shape[1]}
     attend: Callable[..., Any] = varlen_attn
-    out = attend(q, k, v, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, **options)
+    out: Tensor = attend(q, k, v, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, **options)
     return out.unsqueeze(0), None

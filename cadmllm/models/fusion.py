@@ -153,7 +153,7 @@ class CadMLLM(nn.Module):
         return torch.stack(firsts).sum() * 0.0
 
     def settle_attention(self) -> Attention:
-        """Choose the attention back end for training by `settings.model.attention` and prove it on this decoder (`attention.settle`).
+        """Choose the attention back end for training by `settings.model.attention`, proven on this decoder (`attention.settle`).
 
         Raises:
             CadmllmError: E612 when the one that was asked for does not run here.

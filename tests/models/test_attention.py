@@ -173,7 +173,7 @@ def test_settling_leaves_the_random_state_and_the_mode_alone(settings) -> None:
 
 
 def test_generation_still_works_with_it(stage3, mixed) -> None:
-    """A padded prompt batch with a cache, as `infer` and the judge use it, on a model whose attention was settled for training."""
+    """A padded prompt batch with a cache, as `infer` and the judge use it, on a model settled for training."""
     model, collate = stage3
     bare = [dataclasses.replace(sample, target=None) for sample in mixed[:3]]
     batch = collate.prompts(bare)
