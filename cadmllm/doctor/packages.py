@@ -54,7 +54,7 @@ NEEDS = {
     "manifold3d": ("numpy",),
     "pydantic-settings": ("pydantic",),
 }
-QLORA = ">=0.49"  # of bitsandbytes, which only NF4 needs (the extra `qlora`)
+QLORA = ">=0.49"  # of bitsandbytes, which only NF4 and the 8-bit optimizers need (the extra `qlora`)
 LIMIT = 150.0  # seconds for one chain: a cold disk under WSL takes a minute
 _LIBRARY = re.compile(r"(lib[\w+.-]+\.so[\w.]*): cannot open shared object file")
 _APT = {
@@ -92,7 +92,8 @@ def check_packages(situation: Situation) -> Outcome:
     """Every required package is installed in its range and can be imported."""
     ranges = required_ranges()
     heavy, light = ({**chain} for chain in CHAINS)
-    if situation.settings is not None and situation.settings.model.quantization == "nf4":
+    chosen = situation.settings
+    if chosen is not None and (chosen.model.quantization == "nf4" or chosen.train.optimizer != "adamw"):
         ranges["bitsandbytes"], heavy["bitsandbytes"] = QLORA, "bitsandbytes"
     findings, missing = _versions(ranges)
     with ThreadPoolExecutor(2) as pool:

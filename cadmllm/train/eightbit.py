@@ -6,7 +6,7 @@ Imported only where such an optimizer is asked for: bitsandbytes is an optional 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import bitsandbytes
@@ -41,7 +41,7 @@ class MixedAdamW(bitsandbytes.optim.AdamW):
         kept = {key: state[key].detach().to("cpu", copy=True) for key in (*FLOATS, *CODES) if key in state}
         return kept | {"step": torch.tensor(state["step"], dtype=torch.int64)}
 
-    def restore(self, parameter: Parameter, saved: dict[str, torch.Tensor]) -> bool:
+    def restore(self, parameter: Parameter, saved: Mapping[str, torch.Tensor]) -> bool:
         """Undo `saved`; False (and no state at all) when it was made for another shape or number of bits."""
         group, place = next(
             (g, (gindex, pindex))

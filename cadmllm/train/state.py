@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import torch
+from torch import Tensor
+from torch.nn import Parameter
 
 from cadmllm.errors import CadmllmError
 from cadmllm.settings import Settings
 from cadmllm.train.optim import GroupInfo
 
+if TYPE_CHECKING:
+    from cadmllm.train.eightbit import MixedAdamW
+
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 WHERE_MODEL_KEYS = ("points_checkpoint", "embedding_device")  # say where something lies, not what it computes
-FREE_TRAIN_KEYS = {"logging_steps", "save_steps", "save_total_limit", "val_steps", "val_samples", "judge_samples", "workers"}
+VALIDATION_KEYS = {"val_steps", "val_samples"}  # free unless they decide when a stage ends
+FREE_TRAIN_KEYS = {"logging_steps", "save_steps", "save_total_limit", "judge_samples", "sample_steps", "samples", "workers"}
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _to_its_device(value: Tensor, parameter: Parameter) -> Tensor:
+    return value.to(parameter.device)
 
 
 class Place(TypedDict):
@@ -45,9 +59,10 @@ def fingerprint(
     for key in WHERE_MODEL_KEYS:
         del dumped["model"][key]
     flat: dict[str, object] = {"dtype": settings.dtype}
+    free = FREE_TRAIN_KEYS if asked["patience"] else FREE_TRAIN_KEYS | VALIDATION_KEYS
     for group, values in groups.items():
         for key, value in values.items():
-            if not (group == "train" and key in FREE_TRAIN_KEYS):
+            if not (group == "train" and key in free):
                 flat[f"{group}.{key}"] = value
     if settings.data.draws and stage > 1:  # stage 1 shows no cloud
         flat["data.draws"] = settings.data.draws
@@ -74,37 +89,81 @@ def check_fingerprint(saved: dict[str, object], now: dict[str, object], where: s
         )
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, infos: Sequence[GroupInfo]) -> dict[str, torch.Tensor]:
-    """AdamW's state as flat tensors, `<parameter name>/exp_avg` and so on."""
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, infos: Sequence[GroupInfo], gather: Callable[[Tensor], Tensor] = _as_it_is
+) -> dict[str, Tensor]:
+    """The optimizer's state as flat tensors on the CPU, `<parameter name>/exp_avg` and so on.
+
+    They may share memory with the optimizer: write them before its next step.
+
+    Args:
+        optimizer, infos: of `build_optimizer`.
+        gather: makes a whole tensor of one that is spread over processes; called for each moment, in the same order everywhere.
+    """
     tensors = {}
     for group, info in zip(optimizer.param_groups, infos, strict=True):
         for name, parameter in zip(info.names, group["params"], strict=True):
-            for key, value in optimizer.state[parameter].items():
-                tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
+            for key, value in _saved(optimizer, parameter).items():
+                whole = value if key == "step" else gather(value)
+                tensors[f"{name}/{key}"] = whole.detach().cpu().contiguous()
     return tensors
 
 
 def load_optimizer(
-    optimizer: torch.optim.Optimizer, infos: Sequence[GroupInfo], tensors: dict[str, torch.Tensor], where: str
+    optimizer: torch.optim.Optimizer,
+    infos: Sequence[GroupInfo],
+    tensors: Mapping[str, Tensor],
+    where: str,
+    scatter: Callable[[Tensor, Parameter], Tensor] = _to_its_device,
 ) -> None:
     """Put saved state back under the parameters of the same name.
 
+    Args:
+        optimizer, infos: of `build_optimizer`, as they were when saved.
+        tensors: of `optimizer_tensors`.
+        where: the save, for the message.
+        scatter: (whole moment, parameter) to what this process keeps of it; undoes `gather`.
+
     Raises:
-        CadmllmError: E504 when a parameter's state is incomplete or of another shape.
+        CadmllmError: E504 when a parameter's state is incomplete, of another shape or of another kind of optimizer.
     """
+    states: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, moment = key.rpartition("/")
+        states.setdefault(name, {})[moment] = value
     for group, info in zip(optimizer.param_groups, infos, strict=True):
         for name, parameter in zip(info.names, group["params"], strict=True):
-            state = {key: tensors[f"{name}/{key}"] for key in MOMENTS if f"{name}/{key}" in tensors}
-            if not state:
+            if name not in states:
                 continue  # no sample has reached it yet (a projector before the first cloud)
-            if len(state) != len(MOMENTS) or state["exp_avg"].shape != parameter.shape:
+            if not _restored(optimizer, parameter, states[name], scatter):
                 raise CadmllmError(
                     "E504",
-                    f"{where}: the optimizer state of {name} is incomplete or of another shape",
-                    "resume with the model settings the run was started with, or train the stage anew with --overwrite",
+                    f"{where}: the optimizer state of {name} is incomplete, of another shape, or of another optimizer",
+                    "resume with the model settings and train.optimizer the run was started with, "
+                    "or train the stage anew with --overwrite",
                 )
-            # AdamW keeps `step` in float32 beside the moments; fused kernels want it on the parameter's device
-            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+
+
+def _saved(optimizer: torch.optim.Optimizer, parameter: Parameter) -> Mapping[str, Tensor]:
+    if isinstance(optimizer, torch.optim.AdamW):
+        return optimizer.state.get(parameter, {})
+    return cast("MixedAdamW", optimizer).saved(parameter)
+
+
+def _restored(
+    optimizer: torch.optim.Optimizer,
+    parameter: Parameter,
+    state: Mapping[str, Tensor],
+    scatter: Callable[[Tensor, Parameter], Tensor],
+) -> bool:
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return cast("MixedAdamW", optimizer).restore(parameter, state)
+    if sorted(state) != sorted(MOMENTS) or any(state[key].shape != parameter.shape for key in MOMENTS[1:]):
+        return False
+    moments = {key: scatter(state[key], parameter) for key in MOMENTS[1:]}
+    # AdamW keeps `step` in float32 beside the moments; fused kernels want it on the parameter's device
+    optimizer.state[parameter] = {"step": state["step"].to(parameter.device), **moments}
+    return True
 
 
 def random_tensors() -> dict[str, torch.Tensor]:

@@ -90,8 +90,9 @@ def test_versions_outside_the_range_and_missing_packages(monkeypatch):
     assert any(f.message == "no-such-package is not installed" for f in findings)
 
 
-def test_nf4_needs_bitsandbytes(monkeypatch):
-    settings = Settings(model={"quantization": "nf4"})
+@pytest.mark.parametrize("chosen", [{"model": {"quantization": "nf4"}}, {"train": {"optimizer": "adamw_8bit"}}])
+def test_nf4_and_8_bit_moments_need_bitsandbytes(monkeypatch, chosen):
+    settings = Settings(**chosen)
     seen: list[str] = []
     monkeypatch.setattr(packages, "_versions", lambda ranges: (seen.extend(ranges) or [], set()))
     findings_of(monkeypatch, [], settings)

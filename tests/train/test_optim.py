@@ -56,3 +56,21 @@ def test_projectors_and_encoders_are_frozen_in_stage_1() -> None:
     _, infos = build_optimizer(groups, 1, 1e-4, TrainSettings())
     assert {info.component for info in infos} == {"llm", "rows"}
     assert not any(p.requires_grad for name in ("projectors", "encoders") for _, p in groups[name])
+
+
+def test_groups_are_split_by_branch_and_factors_reach_theirs_alone() -> None:
+    members = [(f"{branch}.projector.{kind}", Parameter(torch.randn(shape))) for branch in ("points", "images")
+               for kind, shape in (("weight", (3, 3)), ("bias", (3,)))]  # fmt: skip
+    groups = {**_groups(), "projectors": members, "encoders": [("points.encoder.weight", Parameter(torch.randn(3, 3)))]}
+    optimizer, infos = build_optimizer(groups, 3, 1e-4, TrainSettings(weight_decay=0.1))
+    apart = [(info.component, info.branch, info.weight_decay) for info in infos if info.component in ("projectors", "encoders")]
+    assert apart == [
+        ("projectors", "images", 0.1),
+        ("projectors", "images", 0.0),
+        ("projectors", "points", 0.1),
+        ("projectors", "points", 0.0),
+        ("encoders", "points", 0.1),
+    ]
+    set_rates(optimizer, infos, 0.5, {"images": 0.25})
+    for group, info in zip(optimizer.param_groups, infos, strict=True):
+        assert group["lr"] == pytest.approx(info.lr * 0.5 * (0.25 if info.branch == "images" else 1.0))
