@@ -42,26 +42,42 @@ def newest_complete_stage(run_dir: Path) -> Path | None:
     return None
 
 
-def write_manifest(folder: Path) -> None:
-    """Hash every file of the checkpoint in `folder` and write the manifest, after the files are on the disk."""
+def write_manifest(folder: Path) -> str:
+    """Hash every file of the checkpoint in `folder` and write the manifest, after files and folders are on the disk.
+
+    Returns:
+        The manifest's own SHA-256, 64 hexadecimal digits: with it every byte of the checkpoint is pinned.
+    """
     files = {}
     for path in sorted(_members(folder)):
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
         _sync(path)
+    for inner in {folder / name for name in files}:
+        sync_folder(inner.parent)
     aside = folder / f".{MANIFEST}"
-    aside.write_text(json.dumps({"format": 1, "files": files}, indent=1) + "\n", encoding="utf-8")
-    _sync(aside)
+    text = json.dumps({"format": 1, "files": files}, indent=1) + "\n"
+    write_durably(aside, text)
     os.replace(aside, folder / MANIFEST)
+    sync_folder(folder)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def verify(folder: Path) -> None:
+def verify(folder: Path, *, manifest: str | None = None, exact: bool = False) -> None:
     """Compare every file with the manifest.
 
+    Args:
+        folder: of the checkpoint.
+        manifest: the SHA-256 that the manifest itself should have, where somebody noted it.
+        exact: files that the manifest does not name are refused as well (a stage folder may hold pictures, notes and the like).
+
     Raises:
-        CadmllmError: E503 naming the file that is missing, truncated or changed.
+        CadmllmError: E503 naming the file that is missing, truncated, changed or too many.
     """
     folder = Path(folder)
-    for name, entry in _read_manifest(folder).items():
+    files = _read_manifest(folder)
+    if manifest is not None and sha256(folder / MANIFEST) != manifest:
+        raise _torn(folder, f"{folder / MANIFEST} is not the one that was written (its SHA-256 differs)")
+    for name, entry in files.items():
         path = folder / name
         size = _size(path)
         if size is None:
@@ -70,12 +86,32 @@ def verify(folder: Path) -> None:
             raise _torn(folder, f"{path} has {size} bytes, and {entry['bytes']} were saved")
         if sha256(path) != entry["sha256"]:
             raise _torn(folder, f"{path} is not the file that was saved (its SHA-256 differs)")
+    surplus = [path for path in _members(folder) if path.relative_to(folder).as_posix() not in files] if exact else []
+    if surplus:
+        raise _torn(folder, f"{min(surplus)} does not belong to it (the manifest does not name it)")
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a small file and have it on the disk when this returns."""
+    with path.open("wb") as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have on the disk which names stand in a folder: without it a rename may be gone after a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _read_manifest(folder: Path) -> dict[str, dict]:

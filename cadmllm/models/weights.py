@@ -90,28 +90,36 @@ def save_model(model: CadMLLM, folder: Path, meta: Mapping[str, object]) -> None
         folder: the checkpoint folder.
         meta: what the caller wants to keep beside (step, loss, ...), under 'meta'.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.to("cpu").contiguous() for name, value in trained_state(model).items()}
-    aside = folder / f".{WEIGHTS}"
-    save_file(tensors, aside, {"format": "pt", "vocabulary": vocabulary_hash()})
-    os.replace(aside, folder / WEIGHTS)
+    write_model(folder, trained_state(model), model_record(model), meta)
+
+
+def model_record(model: CadMLLM) -> dict[str, object]:
+    """`model.json` but for its 'meta': what the weights were trained on and under which settings."""
     settings = model.settings
     kept = settings.model.model_dump(mode="json")
     for name in ("llm", "image_encoder"):  # a relative folder would depend on where the next command is run
         local = Path(kept[name]).expanduser()
         kept[name] = str(local.resolve()) if kept[name] != "tiny" and local.is_dir() else kept[name]
-    record = {
+    return {
         "format": FORMAT,
         "stage": model.stage,
         "vocabulary": vocabulary_hash(),
         "base": model.fingerprint,
         "lora": settings.lora.model_dump(mode="json"),
         "model": kept,
-        "parameters": sum(value.numel() for value in tensors.values()),
-        "meta": dict(meta),
     }
+
+
+def write_model(folder: Path, weights: Mapping[str, Tensor], record: Mapping[str, object], meta: Mapping[str, object]) -> None:
+    """The two files of `save_model` from tensors that are already at hand (gathered from several GPUs, for instance)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.to("cpu").contiguous() for name, value in weights.items()}
+    aside = folder / f".{WEIGHTS}"
+    save_file(tensors, aside, {"format": "pt", "vocabulary": str(record["vocabulary"])})
+    os.replace(aside, folder / WEIGHTS)
+    whole = {**record, "parameters": sum(value.numel() for value in tensors.values()), "meta": dict(meta)}
     aside = folder / f".{RECORD}"
-    aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    aside.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     os.replace(aside, folder / RECORD)
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from collections import Counter
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cadmllm import __version__
 from cadmllm.corpus.fit import FRAME, feature_tokens, longest_target
 from cadmllm.settings import Settings
 from cadmllm.train.curriculum import Stage, Start
@@ -134,62 +130,3 @@ def announce(session: Session, console: Console) -> None:
         console.warn(f"left out {problem.code} {problem.message}")
     if len(session.data.left_out) > 3:
         console.warn(f"... and {len(session.data.left_out) - 3} more (cadmllm data check {session.settings.data.root})")
-
-
-def metadata(session: Session, step: int, figures: dict[str, Any]) -> dict[str, Any]:
-    """`training_metadata.json`: what was trained, from what, on what, to what."""
-    import torch
-
-    return {
-        "stage": session.stage.number,
-        "name": session.stage.name,
-        "step": step,
-        "total_steps": session.windows.total,
-        "epochs": session.stage.epochs,
-        "started_from": str(session.start.checkpoint) if session.start.checkpoint else None,
-        "base": session.settings.model.llm,
-        "samples": len(session.data.train_ids),
-        "left_out": dict(Counter(problem.code for problem in session.data.left_out)),
-        "probabilities": session.stage.probabilities,
-        "probabilities_end": session.stage.probabilities_end,
-        "cached_features": session.cached.as_dict() if session.cached else None,
-        "groups": [
-            {"component": info.component, "parameters": info.parameters, "lr": info.lr, "weight_decay": info.weight_decay}
-            for info in session.infos
-        ],
-        **figures,
-        "made_with": {"cadmllm": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def resolved_settings(settings: Settings) -> str:
-    """`settings.json`: every setting of the run."""
-    return json.dumps(settings.model_dump(mode="json", by_alias=True), indent=1) + "\n"
-
-
-def model_card(session: Session, meta: dict[str, Any]) -> str:
-    """`README.md` of a stage folder."""
-    stage, settings = session.stage, session.settings
-    end = stage.probabilities_end or stage.probabilities
-    mix = "\n".join(f"| {name} | {stage.probabilities.get(name, 0):.0%} | {end.get(name, 0):.0%} |" for name in stage.reached)
-    held_out = "\n".join(f"| {name} | {loss:.4f} |" for name, loss in meta.get("val_loss", {}).items())
-    judged = "\n".join(f"| {name} | {value:.3f} |" for name, value in meta.get("judged", {}).items())
-    sections = [
-        f"# CAD-MLLM, {stage.name}\n\nMade by cadmllm {__version__} on {meta['made_at'][:10]} from `{settings.model.llm}`.\n"
-        f"Input: {', '.join(stage.modalities).replace('_', ' ')}. Output: an editable parametric CAD program.",
-        f"## Training\n\n{meta['step']} steps of {settings.train.batch_size * settings.train.accumulation} samples "
-        f"({meta['samples']} different ones), peak rate {stage.lr:g}, seed {settings.train.seed}. "
-        f"Mean loss of the first steps {meta['loss_begin']:.4f}, of the last {meta['loss_end']:.4f}.\n\n"
-        f"| shown | share at the beginning | at the end |\n|---|---|---|\n{mix}",
-    ]
-    if held_out:
-        sections.append(f"## Held-out loss (a supervised token)\n\n| combination | loss |\n|---|---|\n{held_out}")
-    if judged:
-        sections.append(f"## Held-out prompts, judged by the CAD kernel\n\n| figure | value |\n|---|---|\n{judged}")
-    sections.append(
-        f"## Use\n\n```\ncadmllm infer --prompt 'a plate with four holes' --checkpoint {stage.folder}\n```\n\n"
-        "`manifest.json` lists every file with its SHA-256; `settings.json` has every setting, "
-        "`training_metadata.json` the figures."
-    )
-    return "\n\n".join(sections) + "\n"
