@@ -1,0 +1,95 @@
+"""Two processes over gloo: the same numbers as one with the same global batch, and no process that waits for ever."""
+
+from __future__ import annotations
+
+import socket
+
+import apart
+import pytest
+import torch
+
+from cadmllm.errors import CadmllmError
+from cadmllm.settings import Settings
+from cadmllm.train.launch import Launch
+from cadmllm.train.rendezvous import meet
+from cadmllm.train.world import World
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """What two processes told each other, how they trained a toy, and what the one was told when the other had gone."""
+    return apart.run("everything", tmp_path_factory.mktemp("told"))
+
+
+def test_processes_tell_each_other(told: list) -> None:
+    one, two = (result["collectives"] for result in told)
+    assert (one["main"], two["main"]) == (True, False)
+    for name in ("gather", "sum", "most", "agree", "same", "differs"):
+        assert str(one[name]) == str(two[name])  # as text: one of the sums is not a number
+    assert one["gather"] == [{"rank": 0, "text": "ü"}, {"rank": 1, "text": "üü"}]
+    assert one["sum"][:2] == [1e16, 0.2]
+    assert str(one["sum"][2]) == "nan"
+    assert (one["most"], one["agree"], one["same"]) == (3, [False, True], None)
+    assert one["differs"]["code"] == "E610"
+    assert "seed" in one["differs"]["message"]
+    assert "ids" not in one["differs"]["message"]
+
+
+def test_what_fails_on_one_process_fails_on_all(told: list) -> None:
+    one, two = (result["collectives"] for result in told)
+    assert (one["attempt"][0], two["attempt"][0]) == (0, 1)
+    assert one["attempt"][1] == two["attempt"][1]
+    assert one["attempt"][1]["code"] == "E401"
+    assert "process 1 of 2" in one["attempt"][1]["message"]
+    assert (one["on_main"][0], two["on_main"][0]) == ("saved", None)
+    assert one["on_main"][1] == two["on_main"][1]
+    assert one["on_main"][1]["code"] == "E607"
+    assert (one["on_main"][2], two["on_main"][2]) == (["done"], [])
+
+
+def test_work_is_divided_and_the_main_process_talks(told: list) -> None:
+    one, two = (result["collectives"] for result in told)
+    assert sorted(one["share"] + two["share"]) == [1, 1, 3, 4, 5, 9]
+    assert one["dropout"] != two["dropout"]
+    assert (one["full_dict"], two["full_dict"]) == ({"a": [1.0, 1.0]}, {})
+    assert "warning" in one["console"]
+    assert two["console"] == ""
+
+
+def test_two_processes_train_as_one_where_a_modality_comes_late_and_to_one_alone(told: list) -> None:
+    alone = apart.toy_run(World(Launch(), torch.device("cpu")), Settings(device="cpu", dtype="float32"))
+    one, two = (result["toy"] for result in told)
+    assert one == two  # to the bit
+    assert one["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+    assert one["norms"] == pytest.approx(alone["norms"], rel=1e-4)
+    late = apart.STEPS - apart.LATE
+    counts = {"first": apart.STEPS, "second": late, "third": 0}  # AdamW leaves alone what nobody used: decay, moments, steps
+    assert one["steps"] == alone["steps"] == {f"{n}.{p}": c for n, c in counts.items() for p in ("weight", "bias")}
+    for name, values in alone["weights"].items():
+        torch.testing.assert_close(torch.tensor(one["weights"][name]), torch.tensor(values), rtol=1e-3, atol=1e-4)
+
+
+def test_a_process_that_is_gone_is_not_waited_for(told: list) -> None:
+    lost = told[0]["lost"]
+    assert lost["sum"]["code"] == lost["wrap"]["code"] == "E610"
+    assert "--resume" in lost["sum"]["remedy"]
+
+
+def test_a_process_that_never_comes_is_named() -> None:
+    launch = Launch("torchrun", 0, 3, 0, "127.0.0.1", apart.free_port())
+    with pytest.raises(CadmllmError, match="did not come .* in 0 s: 1, 2") as caught:
+        meet(launch, torch.device("cpu"), patience=0.4)
+    assert caught.value.code == "E610"
+
+
+def test_a_port_that_is_taken_and_a_main_process_that_is_not_there_are_said() -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        launch = Launch("torchrun", 0, 2, 0, "127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(CadmllmError, match="is taken") as caught:
+            meet(launch, torch.device("cpu"), patience=1.0)
+    assert (caught.value.code, "MASTER_PORT" in caught.value.remedy) == ("E610", True)
+    with pytest.raises(CadmllmError, match="process 1 of 2 cannot meet the others") as caught:
+        meet(Launch("torchrun", 1, 2, 1, "127.0.0.1", apart.free_port()), torch.device("cpu"), patience=1.0)
+    assert caught.value.code == "E610"
