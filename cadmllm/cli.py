@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cadmllm import __version__
-from cadmllm.commands import _options, config, convert, data, doctor, infer, train
+from cadmllm.commands import _options, config, convert, data, doctor, infer, report, train
 from cadmllm.console import Console
 from cadmllm.errors import CadmllmError, Exit
 
 if TYPE_CHECKING:
     import typer.core
 
-COMMANDS = (doctor, data, train, infer, convert, config)
+COMMANDS = (doctor, data, train, report, infer, convert, config)
 
 
 def build() -> typer.core.TyperGroup:

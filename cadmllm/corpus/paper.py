@@ -117,6 +117,12 @@ class Paper:
                 middle, y + head.height + 4 + number * body.height, line, body.size, INK if broken else MUTED, align="center"
             )
 
+    def part(self, box: Box) -> bytes:
+        """A part of the page as a PNG file."""
+        buffer = BytesIO()
+        self.image.crop(box).save(buffer, "PNG", optimize=True)
+        return buffer.getvalue()
+
     def png(self) -> bytes:
         """The page as a PNG file of few colours where that changes little, the same bytes for the same page."""
         buffer = BytesIO()
