@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import logging
 import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ from cadmllm.places import bundled
 from cadmllm.settings import Settings
 
 if TYPE_CHECKING:
+    from bitsandbytes.nn import Params4bit
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TINY_BASE = "checkpoints/tiny-base"  # what `model.llm = "tiny"` names
 ROWS_FILE = "cad_rows.safetensors"
+BFLOAT16_CAPABILITY = (8, 0)  # Ampere and newer compute in it
 # what from_pretrained raises for files that are missing, cut short, of another model, or behind a network that is not there
 LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError, SafetensorError)
 
@@ -73,9 +76,11 @@ def load_backbone(settings: Settings, device: torch.device | None = None) -> Bac
     Without LoRA the weights are float32 (the optimizer's master copy) and `settings.dtype` is the autocast type.
 
     Raises:
-        CadmllmError: E501, naming what is missing or broken.
+        CadmllmError: E501, naming what is missing or broken; E613 for a type that the card cannot compute in.
     """
     device = device or pick_device(settings)
+    check_dtype(settings.dtype, device)
+    quiet_bitsandbytes()
     source, folder = _locate(settings.model.llm)
     with quiet_transformers():
         tokenizer = _load_tokenizer(source)
@@ -85,6 +90,7 @@ def load_backbone(settings: Settings, device: torch.device | None = None) -> Bac
         raise _unloadable(source, f"its tokenizer has {text_size} items, more than its embedding's rows")
     fingerprint = _fingerprint(model, tokenizer)
     if settings.lora.enabled:
+        _hold_in(model, getattr(torch, settings.dtype))
         model = _with_lora(model, settings, source)
     else:
         model.requires_grad_(True)
@@ -171,9 +177,27 @@ def _load_decoder(source: str, settings: Settings, device: torch.device) -> PreT
     return model
 
 
+def check_dtype(dtype: str, device: torch.device) -> None:
+    """Refuse a type that a card only imitates, many times slower than float16 (GTX, RTX 20xx, T4, V100 have no bfloat16).
+
+    Raises:
+        CadmllmError: E613.
+    """
+    if dtype != "bfloat16" or device.type != "cuda" or torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY:
+        return
+    major, minor = torch.cuda.get_device_capability(device)
+    raise CadmllmError(
+        "E613",
+        f"dtype=bfloat16: {torch.cuda.get_device_name(device)} (compute capability {major}.{minor}) has no bfloat16",
+        "--set dtype=float16, which scales the loss; or --set dtype=float32",
+    )
+
+
 def _load_options(settings: Settings, device: torch.device) -> dict[str, Any]:
     dtype = getattr(torch, settings.dtype)
     options: dict[str, Any] = {"dtype": dtype if settings.lora.enabled else torch.float32}
+    if settings.dtype == "float16" and settings.lora.enabled:
+        options["dtype"] = "auto"  # as the files have it: float16 has other roundings, and the fingerprint would know them
     if settings.model.attention not in ("auto", "sdpa", "varlen"):  # these are settled when training begins
         options["attn_implementation"] = NAMES[settings.model.attention]
     if settings.model.quantization == "nf4":
@@ -185,12 +209,27 @@ def _load_options(settings: Settings, device: torch.device) -> dict[str, Any]:
             raise CadmllmError("E105", "nf4 weights cannot be trained themselves", "use `--set lora.enabled=true` with nf4")
         from transformers import BitsAndBytesConfig
 
+        # double quantisation: the scales of 64 weights each are themselves kept in 8 bit, 4.13 bits a weight in all
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     if device.type == "cuda" or settings.model.quantization == "nf4":
         options["device_map"] = {"": str(device)}  # straight to the card: no second copy in RAM
     return options
+
+
+def quiet_bitsandbytes() -> None:
+    """To be called before it is imported (peft does, too): on a CPU it complains of a package that it can do without."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def _hold_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Frozen weights that came as the files have them, in the type they are to be held in; 4-bit ones give it when unpacked."""
+    for parameter in model.parameters():
+        if parameter.dtype == torch.uint8:
+            cast("Params4bit", parameter).quant_state.dtype = dtype
+        elif parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _with_lora(model: PreTrainedModel, settings: Settings, source: str) -> PreTrainedModel:

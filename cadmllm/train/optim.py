@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cadmllm.errors import CadmllmError
+from cadmllm.models.backbone import quiet_bitsandbytes
 from cadmllm.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def _eight_bit(options: list[dict[str, Any]], bits: list[int], name: str, device
             f"train.optimizer={name} cannot update the shards of FSDP",
             "--set train.distributed=ddp, or --set train.optimizer=adamw (FSDP shards its moments anyway)",
         )
+    quiet_bitsandbytes()
     from cadmllm.train.eightbit import mixed_adamw
 
     return mixed_adamw(options, bits, name == "paged_adamw_8bit", device)
