@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from cadmllm.console import Console
     from cadmllm.corpus.layout import DataSet
     from cadmllm.settings import Settings
-    from cadmllm.train.loop import RunResult, StageResult
-    from cadmllm.train.validate import Validator
+    from cadmllm.train.loop import RunResult
+    from cadmllm.train.stagerun import StageResult
+    from cadmllm.train.validate import Sampler, Validator
 
 SECTION = "Train"
 STAGES = {"stage1": (1,), "stage2": (2,), "stage3": (3,), "all": (1, 2, 3)}
@@ -44,10 +45,16 @@ def train(
     """
     shared: Shared = ctx.obj
     numbers = stage_numbers(stages or [], shared.start_from_stage)
-    settings, console = shared.settings(), shared.console
+    resolved, console = shared.resolved(), shared.console
+    settings = resolved.settings
     from cadmllm.train import loop
+    from cadmllm.train.world import open_world
 
-    with opened(settings, numbers, console) as (settings, dataset):
+    with open_world(settings, console) as world, contextlib.ExitStack() as stack:
+        console = world.console(console)
+        # the main process brings the index up to date, the others then find it so
+        found = world.on_main(lambda: stack.enter_context(opened(settings, numbers, console)))
+        settings, dataset = found or stack.enter_context(opened(settings, numbers, console))
         if dry_run:
             options = {"from_scratch": from_scratch, "resume": resume, "overwrite": overwrite}
             console.json({"stages": loop.dry_run(settings, numbers, dataset, console, **options)})
@@ -58,9 +65,12 @@ def train(
             dataset,
             console,
             resume,
-            judge(settings, dataset),
+            judge(settings, dataset, console),
             from_scratch=from_scratch,
             overwrite=overwrite,
+            sampler=sampler(settings, dataset, console),
+            origins=resolved.origins,
+            world=world,
         )
     report(result, settings, numbers, console)
     if result.exit_code is not Exit.DONE:
@@ -144,14 +154,23 @@ def _say_problems(dataset: DataSet, console: Console) -> None:
         console.warn(f"... and {len(dataset.problems) - 3} more findings in the data (cadmllm data check {dataset.data.root})")
 
 
-def judge(settings: Settings, dataset: DataSet) -> Validator | None:
+def judge(settings: Settings, dataset: DataSet, console: Console) -> Validator | None:
     """What answers held-out prompts at a stage's end and has the CAD kernel build the answers; None when not asked for."""
     count = settings.train.judge_samples
     if not count:
         return None
-    from cadmllm.infer.judge import validator
+    from cadmllm.infer.sampling import validator
 
-    return validator(dataset, dataset.split()[1], settings, count)
+    return validator(dataset, dataset.split()[1], settings, count, console)
+
+
+def sampler(settings: Settings, dataset: DataSet, console: Console) -> Sampler | None:
+    """What answers a few held-out prompts every `train.sample_steps` steps; None when not asked for."""
+    if not settings.train.sample_steps:
+        return None
+    from cadmllm.infer.sampling import sampler as make
+
+    return make(dataset, dataset.split()[1], settings, settings.train.samples, console)
 
 
 def report(result: RunResult, settings: Settings, numbers: list[int], console: Console) -> None:

@@ -7,7 +7,6 @@ is measured by gradients: what a document's outputs owe to another document's in
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +130,7 @@ def _isolation(decoder: PreTrainedModel, name: str, device: torch.device, dtype:
         return Failure("no gradient comes back through it", True)
     if bool(owed[:, :first].abs().max() > 0):
         return Failure("it lets packed documents see each other")
-    away = float((packed.detach() - alone).abs().max() / alone.abs().max())
+    away = float((packed - alone).detach().abs().max() / alone.detach().abs().max())
     if not away <= CLOSE[dtype]:
         return Failure(f"a packed document's states differ from those of the document alone by {away:.1%}")
     return Failure()
@@ -241,6 +240,6 @@ def variable_length(
     q, k, v = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
     window = (sliding_window - 1, 0) if sliding_window else (-1, 0)
     options: dict[str, Any] = {"scale": scaling, "window_size": window, "enable_gqa": k.shape[1] != q.shape[1]}
-    attend: Callable[..., Any] = varlen_attn
+    attend: Any = varlen_attn  # its arguments differ between releases
     out: Tensor = attend(q, k, v, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, **options)
     return out.unsqueeze(0), None

@@ -13,6 +13,7 @@ from cadmllm.corpus.types import ADDED, IMAGE, POINTS, Batch
 from cadmllm.errors import CadmllmError
 from cadmllm.models.attention import Attention, settle
 from cadmllm.models.backbone import Backbone, input_embedding, load_backbone, pick_device
+from cadmllm.models.layers import checkpoint_layers
 from cadmllm.models.loss import CHUNK, supervised_loss
 from cadmllm.models.projector import Projector
 from cadmllm.models.rows import AddedRows
@@ -143,14 +144,7 @@ class CadMLLM(nn.Module):
         hidden = self.llm(inputs_embeds=self.embed(batch), use_cache=False, **self.attention.arguments(batch)).last_hidden_state
         return supervised_loss(hidden, batch.labels, self.rows, self.chunk)
 
-    def forward(self, batch: Batch | None) -> tuple[Tensor, int]:
-        """`loss` (wrappers such as DDP and FSDP call forward); without a batch a zero that depends on every trained parameter."""
-        return self.loss(batch) if batch is not None else (self.touch(), 0)
-
-    def touch(self) -> Tensor:
-        """A float32 zero whose gradient is zero for every trained parameter: what keeps processes in step with each other."""
-        firsts = [parameter.flatten()[0].float() for parameter in self.parameters() if parameter.requires_grad]
-        return torch.stack(firsts).sum() * 0.0
+    forward = loss  # wrappers call forward
 
     def settle_attention(self) -> Attention:
         """Choose the attention back end for training by `settings.model.attention`, proven on this decoder (`attention.settle`).
@@ -254,7 +248,7 @@ def build_model(
         points = _points_branch(settings, width, std, cached.get("points")) if stage >= POINTS_STAGE else None
         images = _images_branch(settings, width, std, cached.get("images")) if stage >= IMAGES_STAGE else None
     if settings.train.gradient_checkpointing:
-        backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_layers(backbone.model)
     model = CadMLLM(backbone, rows, points, images, stage, settings)
     quantized = settings.model.quantization == "nf4"
     for part in (rows, points, images) if quantized else (model,):

@@ -94,10 +94,11 @@ class Metrics:
 
     Args:
         path: the file; it is made by the first `rewind`, which comes before the first `write`.
+        writes: false: figures are kept, but nothing is written (processes of a run beside the main one).
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
         self._file: BinaryIO | None = None
         self._waiting = b""
         self._tails: dict[int, Tail] | None = None
@@ -132,6 +133,11 @@ class Metrics:
         """
         self.close()
         self._tails, foreign = {}, 0
+        if not self.writes:
+            for record in records(self.path):
+                if not (record["stage"] == stage and record["step"] > step):
+                    self._count(record)
+            return 0
         aside = self.path.with_name(f".{self.path.name}")
         try:
             with aside.open("wb") as file:
@@ -153,11 +159,13 @@ class Metrics:
 
     def write(self, record: Mapping[str, object]) -> None:
         """Append one line: numbers in full precision, those that JSON lacks (NaN, infinity) as null."""
-        assert self._file is not None, "rewind comes first"
         plain = jsonable(record)
         assert isinstance(plain, dict)
         assert is_record(plain), "a record says its stage and step"
         self._count(plain)
+        if not self.writes:
+            return
+        assert self._file is not None, "rewind comes first"
         self._waiting += json.dumps(plain, allow_nan=False).encode() + b"\n"
         try:
             self._drain()
@@ -166,13 +174,10 @@ class Metrics:
                 raise _unwritable(self.path, error) from error
 
     def sync(self) -> None:
-        """Onto the disk: done before each save, so that a save is never ahead of its metrics. Raises E607 where that fails."""
+        """Onto the disk: done before each save, so that a save is never ahead of its metrics. Raises OSError where that fails."""
         assert self._file is not None, "rewind comes first"
-        try:
-            self._drain()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
+        self._drain()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file. Lines that a full disk did not take go with it: they are later than the newest save."""

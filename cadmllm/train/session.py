@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-import torch
 
 from cadmllm.corpus.batch import Collator
 from cadmllm.corpus.fit import longest_target
 from cadmllm.errors import CadmllmError
+from cadmllm.models.compiling import compile_layers
 from cadmllm.models.fusion import build_model
 from cadmllm.models.stages import STEPS, verify
 from cadmllm.models.weights import load_model
 from cadmllm.settings import Settings
 from cadmllm.train.cached import Cached
 from cadmllm.train.checkpoint import newest_save
+from cadmllm.train.companions import Companions
 from cadmllm.train.curriculum import Stage, Start
 from cadmllm.train.optim import GroupInfo, build_optimizer, lr_share, set_rates
-from cadmllm.train.state import Place, check_fingerprint, fingerprint, load_optimizer, restore_random
+from cadmllm.train.state import Place, check_fingerprint, fingerprint, load_optimizer
 from cadmllm.train.step import Engine
-from cadmllm.train.windows import Windows
+from cadmllm.train.windows import Windows, room_of
+from cadmllm.train.world import World, open_world
 
 if TYPE_CHECKING:
     from cadmllm.console import Console
@@ -54,8 +55,11 @@ class Session:
     engine: Engine
     infos: list[GroupInfo]
     fingerprint: dict[str, object]
+    companions: Companions
+    world: World
     cached: Cached | None = None
     begin: int = 0
+    changed: list[str] = field(default_factory=list)  # settings a resumed run changed that change rounding alone
 
     def lr_share(self, step: int) -> float:
         """Share of the peak rate at a step (from 0)."""
@@ -64,7 +68,12 @@ class Session:
 
     def set_rates(self, step: int) -> float:
         """Set every group's rate for a step; returns the language model's."""
-        return set_rates(self.engine.optimizer, self.infos, self.lr_share(step))
+        return set_rates(self.engine.optimizer, self.infos, self.lr_share(step), self.companions.rates.factors())
+
+    def rates(self) -> dict[str, float]:
+        """The rate of each component, or of its branch, as it was set."""
+        groups = zip(self.infos, self.engine.optimizer.param_groups, strict=True)
+        return {f"{info.component}.{info.branch}" if info.branch else info.component: group["lr"] for info, group in groups}
 
     def place(self, step: int) -> Place:
         """What a save after `step` steps records."""
@@ -74,6 +83,7 @@ class Session:
             "total_steps": self.windows.total,
             "fingerprint": self.fingerprint,
             "scaler": dict(self.engine.scaler.state_dict()),
+            "companions": self.companions.state(),
         }
 
 
@@ -100,21 +110,33 @@ def stage_data(settings: Settings, stage: Stage, dataset: DataSet) -> StageData:
 
 
 def open_session(
-    settings: Settings, stage: Stage, start: Start, dataset: DataSet, console: Console, cached: Cached | None = None
+    settings: Settings,
+    stage: Stage,
+    start: Start,
+    dataset: DataSet,
+    console: Console,
+    cached: Cached | None = None,
+    world: World | None = None,
 ) -> Session:
     """Load or build the model of a stage and everything around it, before its first step.
 
-    With cached features (`cached.open_features`) the encoders that made them are not loaded.
+    With cached features (`cached.open_features`) the encoders that made them are not loaded. With several processes (`world`)
+    the model is copied to or sharded over them.
 
     Raises:
-        CadmllmError: E406 (data), E501..E504 (model, checkpoint).
+        CadmllmError: E406 (data), E501..E504 (model, checkpoint), E612, E613 (what does not work on this device).
     """
-    data = stage_data(settings, stage, dataset)
-    torch.manual_seed(settings.train.seed * 16 + stage.number)
-    return _assemble(settings, stage, start, dataset, data, cached)
+    return _assemble(settings, stage, start, dataset, stage_data(settings, stage, dataset), console, cached, world)
 
 
-def resume_session(settings: Settings, stage: Stage, dataset: DataSet, console: Console, cached: Cached | None = None) -> Session:
+def resume_session(
+    settings: Settings,
+    stage: Stage,
+    dataset: DataSet,
+    console: Console,
+    cached: Cached | None = None,
+    world: World | None = None,
+) -> Session:
     """The stage as its newest good save left it.
 
     Raises:
@@ -129,31 +151,49 @@ def resume_session(settings: Settings, stage: Stage, dataset: DataSet, console: 
             f"train the stage anew: cadmllm train stage{stage.number} --overwrite",
         )
     mark = fingerprint(settings, stage.number, data.train_ids, cached.mark(stage.number) if cached else None)
-    check_fingerprint(save.place["fingerprint"], mark, str(save.folder))
+    changed = check_fingerprint(save.place["fingerprint"], mark, str(save.folder))
     start = Start(save.folder, f"resumed after step {save.place['step']}")
-    session = _assemble(settings, stage, start, dataset, data, cached)
+    session = _assemble(settings, stage, start, dataset, data, console, cached, world)
     load_optimizer(session.engine.optimizer, session.infos, save.optimizer, str(save.folder))
     if save.place["scaler"]:
         session.engine.scaler.load_state_dict(save.place["scaler"])
-    session.begin = save.place["step"]
-    restore_random(save.random)
+    session.companions.load(save.place["companions"])
+    if session.engine.replica is not None:
+        session.engine.replica.adopt(session.engine.optimizer)
+    session.begin, session.changed = save.place["step"], changed
     return session
 
 
 def _assemble(
-    settings: Settings, stage: Stage, start: Start, dataset: DataSet, data: StageData, cached: Cached | None
+    settings: Settings,
+    stage: Stage,
+    start: Start,
+    dataset: DataSet,
+    data: StageData,
+    console: Console,
+    cached: Cached | None,
+    world: World | None,
 ) -> Session:
+    world = world or open_world(settings)
     widths = cached.widths if cached else None
     if start.checkpoint is None:
         model = build_model(settings, stage.number, cached=widths)
     else:
         verify(start.checkpoint)
         model = load_model(start.checkpoint, settings, stage.number, cached=widths)
+    attention = model.settle_attention()
+    if settings.train.compile:
+        console.note(compile_layers(model))
+    replica = world.wrap(model, settings) if world.size > 1 else None
     collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, settings.train.max_seq_length)
-    windows = Windows(dataset, data.train_ids, stage, settings, collate, cached.store if cached else None)
+    room = room_of(settings, attention.isolates)
+    share = world.share if world.size > 1 else None
+    windows = Windows(dataset, data.train_ids, stage, settings, collate, room, cached.store if cached else None, share)
     optimizer, infos = build_optimizer(model.parameter_groups(), stage.number, stage.lr, settings.train, model.device)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    engine = Engine(model, optimizer, parameters, model.device, settings.dtype, settings.train.clip)
+    clip, offload = settings.train.clip, settings.train.offload_activations
+    engine = Engine(model, optimizer, parameters, model.device, settings.dtype, clip, replica, offload)
     model.train()
     mark = fingerprint(settings, stage.number, data.train_ids, cached.mark(stage.number) if cached else None)
-    return Session(settings, stage, start, dataset, data, model, collate, windows, engine, infos, mark, cached)
+    companions = Companions(settings, stage, engine, infos, world, room, console)
+    return Session(settings, stage, start, dataset, data, model, collate, windows, engine, infos, mark, companions, world, cached)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 WHERE_MODEL_KEYS = ("points_checkpoint", "embedding_device")  # say where something lies, not what it computes
 VALIDATION_KEYS = {"val_steps", "val_samples"}  # free unless they decide when a stage ends
-FREE_TRAIN_KEYS = {"logging_steps", "save_steps", "save_total_limit", "judge_samples", "sample_steps", "samples", "workers"}
+FREE_TRAIN_KEYS = {"logging_steps", "save_steps", "save_total_limit", "judge_samples", "sample_steps", "samples"}
+FREE_TRAIN_KEYS |= {"workers", "prefetch", "distributed"}
+# how the same sums are computed: a resumed run may change it, to the same numbers but for rounding
+_ROUNDING = ("packing", "pack_tokens", "gradient_checkpointing", "offload_activations", "compile")
+ROUNDING_KEYS = {"model.attention", *(f"train.{name}" for name in _ROUNDING)}
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
@@ -40,6 +44,7 @@ class Place(TypedDict):
         total_steps: steps of the whole stage (the cosine's length).
         fingerprint: every setting that changes the numbers, see `fingerprint`.
         scaler: state of the float16 loss scaler ({} without one).
+        companions: state of everything else that remembers (`companions.Companions`).
     """
 
     stage: int
@@ -47,6 +52,7 @@ class Place(TypedDict):
     total_steps: int
     fingerprint: dict[str, object]
     scaler: dict[str, float]
+    companions: dict[str, Any]
 
 
 def fingerprint(
@@ -72,14 +78,18 @@ def fingerprint(
     return flat
 
 
-def check_fingerprint(saved: dict[str, object], now: dict[str, object], where: str) -> None:
+def check_fingerprint(saved: dict[str, object], now: dict[str, object], where: str) -> list[str]:
     """Refuse to continue a run under settings that would give other numbers.
+
+    Returns:
+        What was changed that alters rounding alone (`ROUNDING_KEYS`), in words: a run that ran out of memory can go on.
 
     Raises:
         CadmllmError: E605 naming each difference.
     """
     keys = sorted(set(saved) | set(now))
-    changed = [f"{key} was {saved.get(key)} and is {now.get(key)}" for key in keys if saved.get(key) != now.get(key)]
+    differ = {key: f"{key} was {saved.get(key)} and is {now.get(key)}" for key in keys if saved.get(key) != now.get(key)}
+    changed = [text for key, text in differ.items() if key not in ROUNDING_KEYS]
     if changed:
         raise CadmllmError(
             "E605",
@@ -87,6 +97,7 @@ def check_fingerprint(saved: dict[str, object], now: dict[str, object], where: s
             "resume with the settings it was started with, or train the stage anew: --overwrite, or --set run.dir=ANOTHER; "
             f"or start a new run from its weights: --resume_from_ckpt {where} --set run.dir=ANOTHER",
         )
+    return list(differ.values())
 
 
 def optimizer_tensors(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from cadmllm.errors import CadmllmError
+from cadmllm.train.offload import offloaded
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from cadmllm.corpus.types import Batch
     from cadmllm.models.fusion import CadMLLM
+    from cadmllm.train.replica import Replica
 
 SMALLEST_SCALE = 1.0  # a float16 loss scale below this cannot be the scaler's fault any more
+CPU_EXHAUSTED = ("can't allocate memory", "not enough memory", "DefaultCPUAllocator")
+
+
+class OutOfRoom(Exception):
+    """Memory ran out in a step, in this process or another; nothing was updated."""
 
 
 @dataclass(slots=True)
@@ -26,12 +33,14 @@ class Engine:
     """What a step needs besides the data.
 
     Attributes:
-        model: has `loss(batch) -> (loss_sum, supervised)`.
+        model: has `loss(batch) -> (loss_sum, supervised)`, and gives the same when called.
         optimizer: over `parameters`.
         parameters: all that train; float32.
         device: where batches go.
         dtype: of the autocast ('bfloat16', 'float16'), or 'float32' for none.
         clip: largest gradient norm.
+        replica: the model as it is copied to or sharded over the processes of a run; None with one process.
+        offload: what the backward pass needs waits in main memory.
         scaler: of the loss; enabled with float16 alone.
     """
 
@@ -41,6 +50,8 @@ class Engine:
     device: torch.device
     dtype: str
     clip: float
+    replica: Replica | None = None
+    offload: bool = False
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,48 +63,104 @@ class Engine:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.dtype))
 
+    def total(self, *values: float) -> list[float]:
+        """Each value summed over the processes."""
+        return list(values) if self.replica is None else self.replica.world.sum(values)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true in any process."""
+        return flag if self.replica is None else self.replica.world.agree(flag)
+
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What a step did: mean loss over `supervised` tokens, gradient norm before clipping, all `tokens` seen."""
+    """What a step did, in all processes together.
+
+    Attributes:
+        loss: mean over `supervised` tokens.
+        grad_norm: before clipping; not finite when float16 overflowed.
+        supervised, tokens, computed: supervised positions, tokens, and positions computed (with padding).
+        micro_batches: forward passes.
+        updated: false when float16 overflowed and the update was skipped.
+    """
 
     loss: float
     grad_norm: float
     supervised: int
     tokens: int
     updated: bool
+    computed: int = 0
+    micro_batches: int = 0
 
 
-def train_step(engine: Engine, batches: Sequence[Batch]) -> StepReport:
-    """One update from the micro-batches of an accumulation window.
+def train_step(engine: Engine, batches: Sequence[Batch], inspect: Callable[[], None] | None = None) -> StepReport:
+    """One update from the micro-batches of an accumulation window (with several processes: this one's part of them).
 
     The loss is the mean over the supervised tokens of the whole window, so that 4 micro-batches of 2 samples give the
-    gradient of 1 of 8. Under float16 an overflow skips the update and halves the scale (`updated` is then False).
+    gradient of 1 of 8, however they are dealt out to processes. Under float16 an overflow skips the update and halves the
+    scale (`updated` is then False). `inspect` is called when all gradients are there, before the update.
 
     Raises:
         CadmllmError: E606 without a supervised token; E603 when loss or gradient is not finite. Nothing was updated then.
+        OutOfRoom: memory ran out. Nothing was updated, and the step can be taken again with smaller micro-batches.
     """
-    supervised = sum(batch.supervised for batch in batches)
+    supervised = int(engine.total(sum(batch.supervised for batch in batches))[0])
     if supervised == 0:
         raise _unsupervised(batches)
     engine.optimizer.zero_grad(set_to_none=True)
-    sums = []
-    for batch in batches:
-        with engine.autocast():
-            loss_sum, _ = engine.model.loss(batch.to(engine.device))
-        engine.scaler.scale(loss_sum / supervised).backward()
-        sums.append(loss_sum.detach().float())
+    losses = _gradients(engine, batches, supervised)
     engine.scaler.unscale_(engine.optimizer)
-    norm = float(torch.nn.utils.clip_grad_norm_(engine.parameters, engine.clip))
-    losses = torch.stack(sums).tolist()
+    norm = _clip(engine)
+    counts = [sum(batch.tokens for batch in batches), sum(batch.computed for batch in batches), len(batches)]
+    total, tokens, computed, passes = engine.total(math.fsum(losses), *counts)
     overflow = engine.scaler.is_enabled() and engine.scaler.get_scale() >= SMALLEST_SCALE
-    if not all(map(math.isfinite, losses)) or not (math.isfinite(norm) or overflow):
+    if not math.isfinite(total) or not (math.isfinite(norm) or overflow):
         engine.optimizer.zero_grad(set_to_none=True)
-        raise _not_finite(batches, losses, norm)
+        raise _not_finite(batches, losses, total, norm)
+    if inspect is not None and math.isfinite(norm):
+        inspect()
     engine.scaler.step(engine.optimizer)
     engine.scaler.update()
-    tokens = sum(int(batch.attention_mask.sum()) for batch in batches)
-    return StepReport(math.fsum(losses) / supervised, norm, supervised, tokens, math.isfinite(norm))
+    updated = math.isfinite(norm)
+    return StepReport(total / supervised, norm, supervised, int(tokens), updated, int(computed), int(passes))
+
+
+def _gradients(engine: Engine, batches: Sequence[Batch], supervised: int) -> list[float]:
+    """Accumulate the gradients of all micro-batches, and share them among the processes; the loss sum of each here."""
+    replica = engine.replica
+    size, lacking = (1, 0) if replica is None else (replica.world.size, replica.lacking(len(batches)))
+    sums: list[torch.Tensor] = []
+    failed: RuntimeError | None = None
+    try:
+        for batch in batches:
+            with offloaded(engine.offload, engine.device):
+                with engine.autocast():
+                    loss_sum, _ = engine.model.loss(batch.to(engine.device))
+                # the processes' gradients are averaged, so each gives `size` times its part
+                engine.scaler.scale(loss_sum * (size / supervised)).backward()
+            sums.append(loss_sum.detach().float())
+    except RuntimeError as error:
+        if not _exhausted(error) or (replica is not None and replica.sharded):  # shards wait for each other within a pass
+            raise
+        failed = error
+    if engine.any(failed is not None):
+        engine.optimizer.zero_grad(set_to_none=True)
+        raise OutOfRoom(str(failed or "in another process"))
+    if replica is not None:
+        replica.idle(lacking)
+        replica.reduce()
+    return torch.stack(sums).tolist() if sums else []
+
+
+def _exhausted(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in CPU_EXHAUSTED)
+
+
+def _clip(engine: Engine) -> float:
+    """The norm of the gradient before it is clipped."""
+    if engine.replica is not None:
+        return engine.replica.clip(engine.clip)
+    return float(torch.nn.utils.clip_grad_norm_(engine.parameters, engine.clip))
 
 
 def _unsupervised(batches: Sequence[Batch]) -> CadmllmError:
@@ -106,10 +173,10 @@ def _unsupervised(batches: Sequence[Batch]) -> CadmllmError:
     )
 
 
-def _not_finite(batches: Sequence[Batch], losses: Sequence[float], norm: float) -> CadmllmError:
+def _not_finite(batches: Sequence[Batch], losses: Sequence[float], total: float, norm: float) -> CadmllmError:
     bad = [i for batch, loss in zip(batches, losses, strict=True) if not math.isfinite(loss) for i in batch.ids]
     where = bad or [i for batch in batches for i in batch.ids]
-    what = "the loss" if bad else f"the gradient (norm {norm})"
+    what = "the loss" if not math.isfinite(total) else f"the gradient (norm {norm})"
     more = f" and {len(where) - 8} more" if len(where) > 8 else ""
     return CadmllmError(
         "E603",

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cadmllm.corpus import order
+from cadmllm.corpus.batch import split
 from cadmllm.corpus.fit import longest_target
-from cadmllm.corpus.sample import draw_combination, load_sample
+from cadmllm.corpus.pack import Room, arrange, heads
+from cadmllm.corpus.sample import Draw, draw_combination, load_sample
 from cadmllm.errors import CadmllmError
 from cadmllm.settings import Settings
 from cadmllm.train.curriculum import Stage
@@ -21,20 +23,43 @@ from cadmllm.train.guards import deaf_to_signals
 if TYPE_CHECKING:
     import numpy as np
 
+    from cadmllm.corpus.batch import Encoded
     from cadmllm.corpus.features import FeatureStore
     from cadmllm.corpus.layout import DataSet, Problem
     from cadmllm.corpus.types import Batch, Sample
 
-OVERHEAD = 256  # what a micro-batch costs beside its tokens, in tokens (kernel launches, Python)
+
+class Item(NamedTuple):
+    """A place of an epoch's order, the id that stands there, and what is drawn for it."""
+
+    place: int
+    id: str
+    draw: Draw
+
+
+class Collate(Protocol):
+    """What is asked of `corpus.batch.Collator`."""
+
+    def encode(self, sample: Sample, /) -> Encoded:
+        """A sample's tokens."""
+        ...
+
+    def pad(self, encoded: Sequence[Encoded], /) -> Batch:
+        """A row a sample."""
+        ...
+
+    def pack(self, encoded: Sequence[Encoded], /) -> Batch:
+        """All in one row."""
+        ...
 
 
 @dataclass(slots=True)
 class Window:
-    """The micro-batches of one optimizer step.
+    """The micro-batches of one optimizer step, or one process's part of them.
 
     Attributes:
         step: from 0 within the stage.
-        batches: `train.accumulation` of `train.batch_size` samples, or more and smaller ones where that saves padding.
+        batches: packed rows, or padded batches where the attention back end cannot keep documents apart.
         mix: samples by what they really show.
         fell_back: samples that show less than was drawn for them (a modality is not there or unreadable).
         lost: samples that were left out, as their program can no longer be read or no longer fits.
@@ -48,6 +73,11 @@ class Window:
     lost: int = 0
     problems: list[Problem] = field(default_factory=list)
 
+    def pin_memory(self) -> Window:
+        """The window in page-locked memory (the loader calls this)."""
+        self.batches = [batch.pin_memory() for batch in self.batches]
+        return self
+
 
 class Windows(Dataset[Window]):
     """`windows[step]` is the data of optimizer step `step` of a stage.
@@ -58,7 +88,9 @@ class Windows(Dataset[Window]):
         stage: what is shown.
         settings: batch size, accumulation, seed, points and views a sample.
         collate: samples to a batch.
+        room: of a micro-batch.
         features: what it holds is read from it instead of clouds and views.
+        share: with several processes, this one's part of a window's items; None: all of them.
     """
 
     def __init__(
@@ -67,12 +99,14 @@ class Windows(Dataset[Window]):
         ids: Sequence[str],
         stage: Stage,
         settings: Settings,
-        collate: Callable[[Sequence[Sample]], Batch],
+        collate: Collate,
+        room: Room,
         features: FeatureStore | None = None,
+        share: Callable[[Sequence[Item], Callable[[Item], int]], list[Item]] | None = None,
     ) -> None:
         self.dataset, self.ids, self.stage, self.settings, self.collate = dataset, ids, stage, settings, collate
-        self.features = features
-        self.longest = longest_target(settings, stage.probabilities)
+        self.room, self.features, self.share = room, features, share
+        self.longest = longest_target(settings, stage.reached)
         self._order: tuple[int, np.ndarray] | None = None
         self.window = settings.train.batch_size * settings.train.accumulation
         self.steps_per_epoch = -(-len(self.ids) // self.window)
@@ -90,54 +124,63 @@ class Windows(Dataset[Window]):
             self._order = (epoch, order.epoch_order(len(self.ids), self.settings.train.seed, self.stage.number, epoch))
         return epoch, list(places), [int(self._order[1][place]) for place in places]
 
-    def __getitem__(self, index: int) -> Window:
-        step = index
+    def items(self, step: int) -> tuple[int, list[Item]]:
+        """Epoch of a step, and everything that its window shows, of all processes together."""
         epoch, places, indices = self.positions(step)
-        known = len(self.dataset.problems)
-        samples, fell_back = [], 0
+        probabilities = self.stage.probabilities_at(step / max(1, self.total - 1))
+        found = []
         for place, index in zip(places, indices, strict=True):
             id_ = self.ids[index]
-            try:
-                sample, complete = self._sample(epoch, place, id_)
-            except CadmllmError as error:  # it could be read when the data was last looked at
-                self.dataset.note(error, id_)
-                continue
-            samples.append(sample)
-            fell_back += not complete
-        problems = self.dataset.problems[known:]
-        if not samples:
-            remedy = f"look at the data: cadmllm data check {self.settings.data.root}"
-            message = f"step {step + 1}: none of its {len(places)} samples can be read any more; the last: {problems[-1].message}"
-            raise CadmllmError("E406", message, remedy)
-        samples.sort(key=self._length)
-        cuts = cut([self._length(sample) for sample in samples], self.settings.train.batch_size)
-        batches = [self.collate(samples[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
-        mix = Counter(sample.combination for sample in samples)
-        return Window(step, batches, mix, fell_back, len(places) - len(samples), problems)
+            dropout = self.settings.train.modality_dropout
+            draw = draw_combination(probabilities, self.dataset.modalities(id_), **self._where(epoch, place), dropout=dropout)
+            found.append(Item(place, id_, draw))
+        return epoch, found
 
-    def _sample(self, epoch: int, place: int, id_: str) -> tuple[Sample, bool]:
-        where = {
-            "seed": self.settings.train.seed,
-            "stage": self.stage.number,
-            "epoch": epoch,
-            "position": place,
-        }
-        draw = draw_combination(self.stage.probabilities, self.dataset.modalities(id_), **where)
+    def __getitem__(self, index: int) -> Window:
+        epoch, items = self.items(index)
+        mine = items if self.share is None else self.share(items, self._cost)
+        known = len(self.dataset.problems)
+        found: list[Encoded] = []
+        fell_back = 0
+        for item in mine:
+            try:
+                encoded = self._encoded(epoch, item)
+            except CadmllmError as error:  # it could be read when the data was last looked at
+                self.dataset.note(error, item.id)
+                continue
+            found.append(encoded)
+            # a modality that is not there, or that could not be read; one that was dropped is no such thing
+            fell_back += item.draw.fell_back or encoded.sample.combination != item.draw.shown
+        problems = self.dataset.problems[known:]
+        if mine and not found:
+            remedy = f"look at the data: cadmllm data check {self.settings.data.root}"
+            message = f"step {index + 1}: none of its {len(mine)} samples can be read any more; the last: {problems[-1].message}"
+            raise CadmllmError("E406", message, remedy)
+        build = self.collate.pack if self.room.packed else self.collate.pad
+        batches = [build([found[k] for k in chosen]) for chosen in arrange([len(e) for e in found], self.room)]
+        mix = Counter(encoded.sample.combination for encoded in found)
+        return Window(index, batches, mix, fell_back, len(mine) - len(found), problems)
+
+    def _where(self, epoch: int, place: int) -> dict[str, int]:
+        return {"seed": self.settings.train.seed, "stage": self.stage.number, "epoch": epoch, "position": place}
+
+    def _encoded(self, epoch: int, item: Item) -> Encoded:
         model = self.settings.model
         shape = {"point_count": model.point_count, "views": model.image_views, "draws": self.settings.data.draws}
-        sample = load_sample(self.dataset, id_, draw.shown, features=self.features, **where, **shape)
+        where = self._where(epoch, item.place)
+        sample = load_sample(self.dataset, item.id, item.draw.shown, features=self.features, **where, **shape)
         length = 0 if sample.target is None else len(sample.target)
         if length > self.longest:
-            message = f"{id_}: the target has {length} tokens now, more than {self.longest}"
+            message = f"{item.id}: the target has {length} tokens now, more than {self.longest}"
             raise CadmllmError("E602", message, f"cadmllm data check {self.settings.data.root}")
-        return sample, sample.combination == draw.wanted
+        return self.collate.encode(sample)
 
-    def _length(self, sample: Sample) -> int:
-        """The sample's tokens, the caption's guessed at four letters each."""
+    def _cost(self, item: Item) -> int:
+        """About how many tokens an item has, without reading it."""
         model = self.settings.model
-        features = sample.cloud_count * model.point_tokens + sample.image_count * model.image_tokens
-        target = 0 if sample.target is None else len(sample.target)
-        return features + target + len(sample.caption) // 4
+        clouds = model.point_tokens if "point_cloud" in item.draw.shown else 0
+        images = model.image_tokens * model.image_views if "image" in item.draw.shown else 0
+        return self.dataset.length(item.id) + clouds + images + 32
 
     def expected_fallbacks(self, epoch: int = 0, limit: int = 5000) -> tuple[int, int]:
         """(draws that cannot show what they ask for, draws looked at) in the first `limit` places of an epoch."""
@@ -152,40 +195,46 @@ class Windows(Dataset[Window]):
         return missing, count
 
 
-def iterate(windows: Windows, start: int, workers: int) -> Iterator[Window]:
-    """Windows `start .. len(windows) - 1`, in order, loaded in `workers` processes (0: in this one)."""
+def room_of(settings: Settings, isolates: bool) -> Room:
+    """The room of a micro-batch: `train.pack_tokens` (by default as many as a full padded one), or `train.batch_size` samples.
+
+    Args:
+        isolates: whether the attention back end keeps packed documents apart.
+    """
+    train = settings.train
+    tokens = (train.pack_tokens or train.batch_size * train.max_seq_length) if train.packing and isolates else 0
+    return Room(tokens, train.batch_size)
+
+
+def refit(batches: Sequence[Batch], room: Room) -> list[Batch]:
+    """The same samples in micro-batches of a smaller room (after one did not fit into memory)."""
+    fitted = []
+    for batch in batches:
+        rest = batch
+        lengths = batch.documents or batch.attention_mask.sum(1).tolist()
+        for count in heads([int(length) for length in lengths], room)[:-1]:
+            part, rest = split(rest, count)
+            fitted.append(part)
+        fitted.append(rest)
+    return fitted
+
+
+def iterate(windows: Windows, start: int, workers: int, prefetch: int = 2, pin: bool = False) -> Iterator[Window]:
+    """Windows `start .. len(windows) - 1`, in order, loaded in `workers` processes (0: in this one), `prefetch` each ahead.
+
+    `pin`: into page-locked memory, for a GPU.
+    """
     if workers == 0:
-        return (windows[step] for step in range(start, len(windows)))
+        return (windows[step].pin_memory() if pin else windows[step] for step in range(start, len(windows)))
     # a generator of its own: the loader draws a seed from it, and the training's random state must not feel that
     loader = DataLoader(
         windows,
         batch_size=None,
         sampler=range(start, len(windows)),
         num_workers=workers,
+        prefetch_factor=prefetch,
+        pin_memory=pin,
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=deaf_to_signals,
     )
     return iter(loader)
-
-
-def cut(lengths: Sequence[int], largest: int) -> list[int]:
-    """Where to cut samples, sorted by length, into micro-batches so that they compute fastest.
-
-    A micro-batch costs what it computes, padding included (samples x longest), and `OVERHEAD` tokens for being one. The sum
-    over the window, and with it the gradient, does not depend on how it is cut.
-
-    Args:
-        lengths: tokens, ascending.
-        largest: samples a micro-batch may have.
-
-    Returns:
-        Ascending indices from 0 to len(lengths); micro-batch k is [cuts[k], cuts[k + 1]).
-    """
-    best: list[tuple[int, int]] = [(0, 0)]  # (cost of the first `end` samples, where their last micro-batch begins)
-    for end in range(1, len(lengths) + 1):
-        begins = range(max(0, end - largest), end)
-        best.append(min((best[at][0] + (end - at) * lengths[end - 1] + OVERHEAD, at) for at in begins))
-    cuts = [len(lengths)]
-    while cuts[-1] > 0:
-        cuts.append(best[cuts[-1]][1])
-    return cuts[::-1]

@@ -26,12 +26,13 @@ from cadmllm.errors import CadmllmError
 from cadmllm.infer import judge
 from cadmllm.models.weights import load_model
 from cadmllm.settings import Settings
-from cadmllm.train import loop
+from cadmllm.train import loop, squeeze
 from cadmllm.train.cached import open_features
 from cadmllm.train.curriculum import Start, plan_stages
 from cadmllm.train.encode import Options, encode
 from cadmllm.train.session import Session, open_session
 from cadmllm.train.telemetry import read_metrics
+from cadmllm.train.windows import iterate
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_a_killed_run_resumes_and_other_features_are_refused(frozen, parts, stor
     broken = frozen(
         data={"features": store}, run={"dir": tmp_path / "broken"}, train={**straight.train.model_dump(), "save_steps": 2}
     )
-    real, calls = loop.train_step, []
+    real, calls = squeeze.train_step, []
 
     def step(*arguments):
         calls.append(1)
@@ -178,7 +179,7 @@ def test_a_killed_run_resumes_and_other_features_are_refused(frozen, parts, stor
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", step)
+        patch.setattr(squeeze, "train_step", step)
         with pytest.raises(RuntimeError, match="power cut"):
             loop.train(broken, [2], parts, console, from_scratch=True)
     without = frozen(data={"draws": 3}, run={"dir": tmp_path / "broken"})
@@ -192,8 +193,8 @@ def test_a_killed_run_resumes_and_other_features_are_refused(frozen, parts, stor
 def test_loader_processes_read_the_same(frozen, parts, store, console) -> None:
     s = frozen(data={"features": store})
     session = opened(s, parts, console)
-    here = [window.batches for window in loop.iterate(session.windows, 0, 0)]
-    there = [window.batches for window in loop.iterate(session.windows, 0, 2)]
+    here = [window.batches for window in iterate(session.windows, 0, 0)]
+    there = [window.batches for window in iterate(session.windows, 0, 2)]
     for one, two in zip(here, there, strict=True):
         for a, b in zip(one, two, strict=True):
             assert a.ids == b.ids

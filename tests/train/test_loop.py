@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from cadmllm.errors import CadmllmError
 from cadmllm.models.stages import MANIFEST, is_complete, newest_complete_stage
 from cadmllm.models.weights import load_model, trained_state
-from cadmllm.train import loop
+from cadmllm.train import loop, squeeze
 from cadmllm.train.checkpoint import load_save, step_saves
 from cadmllm.train.curriculum import Start, plan_stages
 from cadmllm.train.session import open_session
@@ -29,7 +29,7 @@ def _losses(run_dir: Path, stage: int) -> list[float]:
 
 def _interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: signal.Signals = signal.SIGTERM) -> None:
     """The process gets a real signal while it makes step `steps`."""
-    real, done = loop.train_step, []
+    real, done = squeeze.train_step, []
 
     def step(*arguments):
         done.append(1)
@@ -37,7 +37,7 @@ def _interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: signal
             os.kill(os.getpid(), number)
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(squeeze, "train_step", step)
 
 
 def test_three_stages_train_and_load_again(settings, parts, console) -> None:
@@ -134,7 +134,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(settings, parts, console, monk
 
 def test_steps_after_the_last_save_are_made_again_and_told_once(settings, parts, console, monkeypatch) -> None:
     s = settings(train={"save_steps": 2})
-    real, calls = loop.train_step, []
+    real, calls = squeeze.train_step, []
 
     def step(*arguments):
         calls.append(1)
@@ -143,7 +143,7 @@ def test_steps_after_the_last_save_are_made_again_and_told_once(settings, parts,
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", step)
+        patch.setattr(squeeze, "train_step", step)
         with pytest.raises(RuntimeError, match="power cut"):
             loop.train(s, [1], parts, console)
     first = _losses(s.run.dir, 1)

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from cadmllm.corpus.batch import Collator
 from cadmllm.corpus.layout import open_dataset
+from cadmllm.corpus.pack import OVERHEAD, Room, cut
 from cadmllm.corpus.scan import open_index
 from cadmllm.corpus.synth import write_dataset
 from cadmllm.errors import CadmllmError
 from cadmllm.settings import DataSettings
 from cadmllm.train.curriculum import plan_stages
-from cadmllm.train.windows import OVERHEAD, Windows, cut, iterate
+from cadmllm.train.windows import Windows, iterate, refit, room_of
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +28,10 @@ def tokenizer(base):
     return AutoTokenizer.from_pretrained(base)
 
 
-def _windows(settings, parts, tokenizer, stage: int = 3) -> Windows:
+def _windows(settings, parts, tokenizer, stage: int = 3, room: Room | None = None) -> Windows:
     model = settings.model
     collate = Collator(tokenizer, len(tokenizer), model.point_tokens, model.image_tokens, settings.train.max_seq_length)
-    return Windows(parts, parts.split()[0], plan_stages(settings, [stage])[0], settings, collate)
+    return Windows(parts, parts.split()[0], plan_stages(settings, [stage])[0], settings, collate, room or room_of(settings, True))
 
 
 def _same(a, b) -> bool:
@@ -84,6 +85,43 @@ def test_the_mix_and_what_falls_back_are_counted(settings, parts, tokenizer) -> 
     assert sum(window.fell_back for window in found) == without
     assert windows.expected_fallbacks() == (without, 22)
     assert sum((window.mix for window in found), Counter()) == {"text": without, "text+point_cloud": 22 - without}
+
+
+def test_packed_and_padded_windows_show_the_same_samples(settings, parts, tokenizer) -> None:
+    s = settings()
+    packed, padded = _windows(s, parts, tokenizer), _windows(s, parts, tokenizer, room=room_of(s, False))
+    for a, b in zip(iterate(packed, 0, 0), iterate(padded, 0, 0), strict=True):
+        assert (a.mix, a.fell_back) == (b.mix, b.fell_back)
+        assert sorted(i for batch in a.batches for i in batch.ids) == sorted(i for batch in b.batches for i in batch.ids)
+        assert sum(batch.supervised for batch in a.batches) == sum(batch.supervised for batch in b.batches)
+        assert sum(batch.tokens for batch in a.batches) == sum(batch.tokens for batch in b.batches)
+        assert all(batch.computed == batch.tokens and len(batch.input_ids) == 1 for batch in a.batches)
+    assert room_of(settings(train={"packing": False, "batch_size": 2}), True) == Room(0, 2)
+    assert room_of(settings(train={"pack_tokens": 100}), True).tokens == 100
+
+
+@pytest.mark.parametrize("room", [Room(150, 4), Room(0, 1)])
+def test_refitted_windows_hold_the_same_in_a_smaller_room(settings, parts, tokenizer, room: Room) -> None:
+    windows = _windows(settings(), parts, tokenizer, room=Room(room.tokens and 2000, 4))
+    for window in iterate(windows, 0, 0):
+        fitted = refit(window.batches, room)
+        assert [i for batch in fitted for i in batch.ids] == [i for batch in window.batches for i in batch.ids]
+        assert all(len(b.ids) == 1 or (b.tokens <= room.tokens if room.packed else len(b.ids) <= room.samples) for b in fitted)
+        for name in ("points", "pixels"):
+            parts_of = [getattr(batch, name) for batch in fitted if getattr(batch, name) is not None]
+            whole = [getattr(batch, name) for batch in window.batches if getattr(batch, name) is not None]
+            assert len(parts_of) == 0 or torch.equal(torch.cat(parts_of), torch.cat(whole))
+
+
+def test_shares_of_the_processes_are_the_window(settings, parts, tokenizer) -> None:
+    whole = _windows(settings(), parts, tokenizer)
+    halves = [_windows(settings(), parts, tokenizer) for _ in range(2)]
+    for k, half in enumerate(halves):
+        half.share = lambda items, cost, k=k: [item for at, item in enumerate(items) if at % 2 == k]
+    for step in range(len(whole)):
+        ids = sorted(i for half in halves for batch in half[step].batches for i in batch.ids)
+        assert ids == sorted(i for batch in whole[step].batches for i in batch.ids)
+        assert halves[0][step].mix + halves[1][step].mix == whole[step].mix
 
 
 def test_max_steps_ends_a_stage(settings, parts, tokenizer) -> None:

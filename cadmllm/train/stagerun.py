@@ -1,0 +1,405 @@
+"""One stage, step by step: every step told, every so often validated and saved, and always able to stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cadmllm.errors import CadmllmError, Exit
+from cadmllm.models.stages import STAGE_NAMES
+from cadmllm.train import contents, report
+from cadmllm.train.adaptive import relative_norms
+from cadmllm.train.checkpoint import finish_stage, retire, save_step, sweep
+from cadmllm.train.disk import Writing
+from cadmllm.train.progress import Board
+from cadmllm.train.telemetry import wandb_values
+from cadmllm.train.validate import HeldOut
+from cadmllm.train.watch import GpuWatch
+from cadmllm.train.windows import iterate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cadmllm.console import Console
+    from cadmllm.corpus.layout import Problem
+    from cadmllm.train.curriculum import Stage
+    from cadmllm.train.guards import Interrupts
+    from cadmllm.train.metrics import Metrics
+    from cadmllm.train.session import Session
+    from cadmllm.train.step import StepReport
+    from cadmllm.train.telemetry import Wandb
+    from cadmllm.train.validate import Sampler, Validator
+    from cadmllm.train.vigil import Notice
+    from cadmllm.train.windows import Window
+
+SAMPLES = "samples"  # folder of a run: pictures of what the model answered
+KEPT_ON = ("E603", "E606", "E609")  # errors that come before an update: the steps until then are worth a save
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """One stage of a run.
+
+    Attributes:
+        number, name, folder: which, and where its checkpoint is.
+        steps: optimizer steps done in it so far (by earlier runs, too).
+        loss_begin, loss_end: mean loss of its first and last steps (a tenth of them, 10 at most).
+        finished: the folder is a complete checkpoint.
+        val_loss: held-out loss at its end, by combination.
+        judged: what the validator found.
+    """
+
+    number: int
+    name: str
+    folder: Path
+    steps: int
+    loss_begin: float
+    loss_end: float
+    finished: bool
+    val_loss: dict[str, float] = field(default_factory=dict)
+    judged: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Told:
+    """Whom a stage tells, and who may ask it to stop.
+
+    Attributes:
+        console, metrics, wandb: where it reports to.
+        stop: Ctrl-C and SIGTERM.
+        validator: answers held-out prompts at the stage's end.
+        sampler: answers some while it trains.
+        origins: where each setting came from, for the checkpoints.
+    """
+
+    console: Console
+    metrics: Metrics
+    wandb: Wandb
+    stop: Interrupts
+    validator: Validator | None = None
+    sampler: Sampler | None = None
+    origins: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> Exit:
+        """130 after Ctrl-C, 75 after SIGTERM, also when it reached another process of the run."""
+        return self.stop.exit_code if self.stop.asked is not None else Exit.RESUMABLE
+
+
+class StageRun:
+    """The steps of one stage, from the session's place to its end or to an interruption."""
+
+    def __init__(self, session: Session, told: Told) -> None:
+        self.session, self.told, self.world = session, told, session.world
+        self.console, self.metrics, self.wandb = told.console, told.metrics, told.wandb
+        store = session.cached.store if session.cached else None
+        world = session.world if session.world.size > 1 else None
+        s = session
+        self.held_out = HeldOut(s.dataset, s.data.val_ids, s.stage, s.settings, s.collate, told.console, store, world)
+        self.unread: list[Problem] = []
+        self.label = f"stage {session.stage.number} of {len(STAGE_NAMES)}"
+        self.saved = session.begin
+        self.ended_early = ""
+
+    def run(self) -> StageResult:
+        """Train to the end of the stage, or save and return when asked to stop."""
+        s = self.session
+        self.world.on_main(self._prepare)
+        self.metrics.rewind(s.stage.number, s.begin)
+        self.wandb.start(self.metrics.count)
+        report.announce(s, self.console)
+        self._baseline()
+        train = s.settings.train
+        with ExitStack() as stack:
+            watch = stack.enter_context(GpuWatch(s.engine.device, self.console))
+            mix = self.metrics.figures(s.stage.number)["mix"]
+            board = stack.enter_context(Board(self.console, self.label, train.logging_steps, mix))
+            pin = s.engine.device.type == "cuda"
+            for record in self._steps(iterate(s.windows, s.begin, train.workers, train.prefetch, pin), watch):
+                self._after(record, board)
+                stop = self.world.agree(self.told.stop.asked is not None)
+                if self._due(train.save_steps, record) or (stop and self.saved < record["step"]):
+                    board.doing("saving")
+                    self._save(record["step"])
+                    board.doing()
+                if stop:
+                    return self._interrupted()
+                if self.ended_early:
+                    break
+        return self._finish()
+
+    def _prepare(self) -> None:
+        folder = self.session.stage.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"the run folder {folder} cannot be made: {error.strerror}"
+            raise CadmllmError("E607", message, "name another one: --set run.dir=FOLDER") from error
+        sweep(folder)
+
+    # -- steps ---------------------------------------------------------------------------------------------------------------
+
+    def _steps(self, windows: Iterator[Window], watch: GpuWatch) -> Iterator[dict[str, Any]]:
+        """Take the steps; the record of each. The steps before one that cannot be taken are saved first."""
+        s = self.session
+        while True:
+            begun = time.perf_counter()
+            window = next(windows, None)
+            if window is None:
+                return
+            waited = time.perf_counter() - begun
+            lr = s.set_rates(window.step)
+            self.unread += window.problems
+            mix = self._together(window.mix)
+            seed = (s.settings.train.seed, s.stage.number, window.step)
+            try:
+                step = s.companions.squeeze.step(window.batches, seed, lambda mix=mix: self._inspect(mix))
+            except CadmllmError as error:
+                if error.code in KEPT_ON and window.step > self.saved:
+                    self._save(window.step)
+                    self.console.note(f"the {window.step} steps before it are saved")
+                raise
+            record = self._record(window, mix, step, lr, time.perf_counter() - begun, waited)
+            watch.told(waited / record["seconds"])
+            yield record | watch.reading()
+
+    def _together(self, mix: Counter[str]) -> Counter[str]:
+        """What all processes show in a step."""
+        return sum((Counter(theirs) for theirs in self.world.gather(dict(mix))), Counter())
+
+    def _inspect(self, mix: Counter[str]) -> None:
+        """All gradients of a step are there, and nothing is updated yet."""
+        s = self.session
+        if not s.companions.flow.done:
+            s.companions.flow.look(mix)
+        if s.companions.rates.enabled:
+            s.companions.rates.update(relative_norms(s.engine.optimizer, s.infos))
+
+    def _record(
+        self, window: Window, mix: Counter[str], step: StepReport, lr: float, seconds: float, waited: float
+    ) -> dict[str, Any]:
+        s = self.session
+        fell_back, lost = self.world.sum([window.fell_back, window.lost])
+        samples = sum(mix.values())
+        record = {
+            "stage": s.stage.number,
+            "step": window.step + 1,
+            "total_steps": s.windows.total,
+            "epoch": (window.step + 1) / s.windows.steps_per_epoch,
+            "loss": step.loss,
+            "lr": lr,
+            "grad_norm": step.grad_norm if math.isfinite(step.grad_norm) else None,
+            "updated": step.updated,
+            "tokens_per_s": step.tokens / seconds,
+            "samples_per_s": samples / seconds,
+            "supervised": step.supervised,
+            "tokens": step.tokens,
+            "computed": step.computed,
+            "micro_batches": step.micro_batches,
+            "samples": samples,
+            "mix": dict(sorted(mix.items())),
+            "fell_back": int(fell_back),
+            "lost": int(lost),
+            "seconds": seconds,
+            "waited": waited,
+            "rates": s.rates(),
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+        if s.engine.device.type == "cuda":
+            record["peak_gib"] = torch.cuda.max_memory_allocated(s.engine.device) / 2**30
+            record["reserved_gib"] = torch.cuda.max_memory_reserved(s.engine.device) / 2**30
+        return record
+
+    def _after(self, record: dict[str, Any], board: Board) -> None:
+        """Validate, sample, notice and tell what a step gives occasion to."""
+        s, train = self.session, self.session.settings.train
+        last = record["step"] >= s.windows.total
+        found = s.companions.vigil.step(record)
+        if self._due(train.val_steps, record) and not last:
+            board.doing("validating")
+            record["val_loss"] = self.held_out.loss(s.engine, s.companions.squeeze.room)
+            found += self._validated(record["step"], record["val_loss"])
+        if self._due(train.sample_steps, record) and self.told.sampler is not None:
+            board.doing("answering prompts")
+            record["samples_judged"] = self._sample(record["step"])
+        board.doing()
+        if found:
+            record["notices"] = [notice.kind for notice in found]
+        self.metrics.write(record)
+        board.step(record)
+        for notice in found:
+            self._notice(notice, board)
+        if self._due(train.logging_steps, record) or "val_loss" in record or "samples_judged" in record:
+            self.wandb.log(wandb_values(record), self.metrics.count)
+        if record["step"] % s.windows.steps_per_epoch == 0:
+            values = {f"epoch/{s.stage.name}_loss": self.metrics.epoch_loss(s.stage.number), "train/epoch": record["epoch"]}
+            self.wandb.log(values, self.metrics.count)
+
+    @staticmethod
+    def _due(every: int, record: dict[str, Any]) -> bool:
+        return every > 0 and record["step"] % every == 0
+
+    def _notice(self, notice: Notice, board: Board | None) -> None:
+        self.console.warn(f"{notice.message} ({notice.remedy})" if notice.remedy else notice.message)
+        if board is not None:
+            board.notice(notice.message)
+
+    # -- validation ----------------------------------------------------------------------------------------------------------
+
+    def _baseline(self) -> None:
+        """Held-out loss before the first step of stages 2 and 3: what later figures are compared with."""
+        s = self.session
+        if s.begin > 0 or s.stage.number == 1:
+            return
+        s.companions.baseline = self.held_out.loss(s.engine, s.companions.squeeze.room)
+        for notice in s.companions.vigil.validated(0, s.companions.baseline):
+            self._notice(notice, None)
+        if s.companions.baseline:
+            losses = ", ".join(f"{name} {loss:.4f}" for name, loss in s.companions.baseline.items())
+            self.console.note(f"  held out   before the first step: {losses}")
+
+    def _validated(self, step: int, losses: dict[str, float]) -> list[Notice]:
+        s = self.session
+        if losses and s.companions.patience.validated(losses["all"]):
+            limit = s.stage.patience
+            self.ended_early = f"held-out loss has not got better for {limit} validations (stages.{s.stage.number}.patience)"
+            self.console.note(f"{self.label} ends after step {step} of {s.windows.total}: {self.ended_early}")
+        return s.companions.vigil.validated(step, losses)
+
+    def _sample(self, step: int) -> dict[str, float]:
+        """Answer some held-out prompts, on the main process; the share of valid solids, by combination."""
+        s, sampler = self.session, self.told.sampler
+        assert sampler is not None
+        if s.engine.replica is not None and s.engine.replica.sharded:
+            if step == s.settings.train.sample_steps:
+                self.console.note(
+                    "train.sample_steps: a model in shards (train.distributed=fsdp) answers no prompts while it trains"
+                )
+            return {}
+        sampled = self.world.on_main(lambda: sampler(s.model, s.stage, step, s.settings.run.dir / SAMPLES))
+        s.model.train()
+        if sampled is None:
+            return {}
+        self.wandb.pictures(sampled.pictures, self.metrics.count)
+        for picture in sampled.pictures:
+            self.console.note(f"{self.label}: answers after step {step}: {picture}")
+        return sampled.shares
+
+    # -- saves ---------------------------------------------------------------------------------------------------------------
+
+    def _save(self, step: int) -> Path | None:
+        """A resumable save; None when the disk is full and the run was asked to stop (the save before it stays)."""
+        s, stopped = self.session, self._stopped
+        figures = self._figures() | {"val_loss": {}, "judged": {}}
+        whole = self._snapshot(step, figures, training=True)
+        keep = s.settings.train.save_total_limit
+
+        def write() -> Path:
+            run_dir = s.settings.run.dir
+            Writing("metrics.jsonl", run_dir, 0, lambda: None, lambda: False, self.console, stopped).run(self.metrics.sync)
+            return save_step(s.stage.folder, whole, keep, self.console, stopped)
+
+        try:
+            folder = self.world.on_main(write)
+        except CadmllmError as error:
+            if error.code != "E607" or not self.world.agree(self._stopped()):
+                raise
+            self.console.warn(f"{error.code} {error.message}")
+            return None
+        self.saved = step
+        return folder
+
+    def _snapshot(self, step: int, figures: dict[str, Any], *, training: bool) -> contents.Snapshot:
+        s = self.session
+        meta = contents.metadata(s, step, figures)
+        states, origins = s.companions.state(), self.told.origins
+        full = self.world.full
+        return contents.snapshot(s, meta, step, training=training, states=states, origins=origins, full=full)
+
+    def _stopped(self) -> bool:
+        return self.told.stop.asked is not None
+
+    def _figures(self) -> dict[str, Any]:
+        s = self.session
+        figures = self.metrics.figures(s.stage.number)
+        return {name: value for name, value in figures.items() if name not in ("steps", "mix")} | {
+            "shown": figures["mix"],
+            "baseline": s.companions.baseline,
+            "ended_early": self.ended_early,
+        }
+
+    # -- the end -------------------------------------------------------------------------------------------------------------
+
+    def _interrupted(self) -> StageResult:
+        s = self.session
+        asked = self.told.stop.asked.name if self.told.stop.asked else "asked to stop"
+        done = self.metrics.figures(s.stage.number)["steps"]
+        state = "everything is saved" if self.saved == done else f"saved up to step {self.saved}"
+        self.console.note(f"{asked}: stopped after step {done} of {s.windows.total}, {state}")
+        return summary(s.stage, self.metrics, False)
+
+    def _finish(self) -> StageResult:
+        s = self.session
+        done = self.metrics.figures(s.stage.number)["steps"]
+        # validation and the judge take a while and may fail: the last steps must not be lost with them
+        last = None
+        if self.saved < done:
+            last = self._save(done)
+            if self.saved < done:  # the disk is full and the run was asked to stop
+                return self._interrupted()
+        val_loss = self.held_out.loss(s.engine, s.companions.squeeze.room)
+        for notice in s.companions.vigil.validated(done, val_loss):
+            self._notice(notice, None)
+        judged = self._judged()
+        s.model.train()
+        self.wandb.log({f"val/{name}": loss for name, loss in val_loss.items()}, self.metrics.count)
+        self.wandb.log({f"solids/{name}": share for name, share in judged.items()}, self.metrics.count)
+        figures = self._figures() | {"val_loss": val_loss, "judged": judged, "finished": True}
+        whole = self._snapshot(done, figures, training=False)
+        self.world.on_main(lambda: finish_stage(s.stage.folder, whole, self.console, self._stopped))
+        if last is not None:  # the stage folder holds the same weights now
+            retire(s.stage.folder, last, self.console)
+        result = summary(s.stage, self.metrics, True, val_loss, judged)
+        self._say_unread()
+        held_out = f", held out {val_loss['all']:.4f}" if val_loss else ""
+        losses = f"loss {result.loss_begin:.4f} -> {result.loss_end:.4f}{held_out}"
+        self.console.note(f"{self.label} is done: {losses}; checkpoint {s.stage.folder}")
+        return result
+
+    def _judged(self) -> dict[str, float]:
+        s, validator = self.session, self.told.validator
+        if validator is None or (s.engine.replica is not None and s.engine.replica.sharded):
+            return {}
+        return self.world.on_main(lambda: validator(s.model, s.stage)) or {}
+
+    def _say_unread(self) -> None:
+        """What was there when the data was last looked at, and could not be read when its turn came."""
+        found = list({(problem.code, problem.where): problem for problem in self.unread}.values())
+        for problem in found[:3]:
+            self.console.warn(f"left out: {problem.code} {problem.message}")
+        if len(found) > 3:
+            self.console.warn(f"... and {len(found) - 3} more (cadmllm data check {self.session.settings.data.root})")
+
+
+def summary(
+    stage: Stage,
+    metrics: Metrics,
+    finished: bool,
+    val_loss: dict[str, float] | None = None,
+    judged: dict[str, float] | None = None,
+) -> StageResult:
+    """What is known of a stage from its metrics."""
+    figures = metrics.figures(stage.number)
+    begin, end = figures["loss_begin"], figures["loss_end"]
+    return StageResult(
+        stage.number, stage.name, stage.folder, figures["steps"], begin, end, finished, val_loss or {}, judged or {}
+    )
