@@ -21,6 +21,8 @@ class LlmShape:
         heads, kv_heads, head_dim: of the attention.
         vocabulary: rows of the embedding.
         tied: whether input and output embedding are one matrix.
+        qk_norm: queries and keys are normalised a head at a time (Qwen3).
+        qkv_bias: their projections have a bias (Qwen2).
     """
 
     layers: int
@@ -31,12 +33,30 @@ class LlmShape:
     head_dim: int
     vocabulary: int
     tied: bool
+    qk_norm: bool = True
+    qkv_bias: bool = False
+
+    @property
+    def query(self) -> int:
+        """Width of all query heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def key(self) -> int:
+        """Width of all key heads, and of all value heads."""
+        return self.kv_heads * self.head_dim
 
     @property
     def linear_parameters(self) -> int:
         """Weights of the seven linear layers of all blocks."""
-        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return self.layers * self.hidden * (2 * query + 2 * key + 3 * self.mlp)
+        return self.layers * self.hidden * (2 * self.query + 2 * self.key + 3 * self.mlp)
+
+    @property
+    def norm_parameters(self) -> int:
+        """Weights of the norms, and biases where there are some: vectors, which are never quantised."""
+        layer = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        layer += self.query + 2 * self.key if self.qkv_bias else 0
+        return self.layers * layer + self.hidden
 
     @property
     def embedding_parameters(self) -> int:
@@ -50,8 +70,7 @@ class LlmShape:
 
     def lora_parameters(self, rank: int) -> int:
         """Weights of LoRA on the seven linear layers."""
-        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        ends = 2 * (self.hidden + query) + 2 * (self.hidden + key) + 3 * (self.hidden + self.mlp)
+        ends = 2 * (self.hidden + self.query) + 2 * (self.hidden + self.key) + 3 * (self.hidden + self.mlp)
         return self.layers * rank * ends
 
     def weight_bytes(self, dtype: str, quantization: str, *, head: bool) -> int:
@@ -110,6 +129,8 @@ def _from_config(path: Path) -> LlmShape | None:
             head_dim=int(config.get("head_dim") or hidden // heads),
             vocabulary=int(config["vocab_size"]),
             tied=bool(config.get("tie_word_embeddings", False)),
+            qk_norm=str(config.get("model_type", "qwen3")).startswith("qwen3"),
+            qkv_bias=bool(config.get("attention_bias", config.get("model_type") == "qwen2")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # not a decoder of this kind: nobody can say its size

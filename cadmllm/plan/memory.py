@@ -1,0 +1,289 @@
+"""What a stage takes of a card's memory, part by part, before anything is loaded. Arithmetic only, no torch.
+
+Affine in the tokens of a micro-batch: what stands there whatever is computed, and what each token takes. Nothing here was
+measured on a card; `docs/training.md` says what was compared with what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cadmllm.plan.activations import Recipe, per_feature, per_token, per_vit_view, recipe_of
+from cadmllm.plan.parts import HEAD_ROWS, Part, branch_widths, llm_shape, parts_of, vit_shape
+from cadmllm.plan.sizes import GIB, NF4_BYTES, LlmShape
+
+if TYPE_CHECKING:
+    from cadmllm.settings import Settings
+
+CONTEXT = 2**29  # bytes that CUDA and its libraries take before any tensor: an assumption
+SLACK = 0.08  # of the activations: what the allocator holds and cannot use; an assumption
+HEAD_CHUNK = 4096  # rows whose logits live at once (models/loss.py)
+HEAD_COPIES = 3  # logits, their softmax, their gradient
+SMALLEST_8BIT = 4096  # values; smaller tensors keep their moments in 32 bit
+MOST_TOKENS = 2**22
+_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        name: of what.
+        bytes: how many.
+        place: 'card', 'ram', or 'saved' (what is not there at all, as nothing needs it).
+        why: how the number comes about.
+    """
+
+    name: str
+    bytes: int
+    place: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a stage needs, in bytes.
+
+    Attributes:
+        stage: 1, 2 or 3 (0: the guide's recipe).
+        tokens: of a micro-batch, padding included.
+        slope: bytes that one more token of a micro-batch costs on the card.
+        lines: what it is made of.
+    """
+
+    stage: int
+    tokens: int
+    slope: int
+    lines: tuple[Row, ...]
+
+    def of(self, place: str) -> int:
+        """Bytes in a place: 'card', 'ram' or 'saved'."""
+        return sum(line.bytes for line in self.lines if line.place == place)
+
+    @property
+    def total(self) -> int:
+        """Bytes of the card, CUDA's own and the allocator's slack included; 0 on a CPU."""
+        return self.of("card")
+
+    @property
+    def ram(self) -> int:
+        """Bytes in main memory, for what is kept there instead of on the card (on a CPU: all)."""
+        return self.of("ram")
+
+    @property
+    def saved(self) -> int:
+        """Bytes that need not be anywhere."""
+        return self.of("saved")
+
+    def rows(self) -> list[tuple[str, float, str, str]]:
+        """(part, GiB, place, why) of each line that is not empty, in the table's order."""
+        return [(line.name, round(line.bytes / GIB, 2), line.place, line.why) for line in self.lines if line.bytes]
+
+    def as_dict(self) -> dict[str, object]:
+        """For `--json`: bytes by name, in all, and per token."""
+        parts = [{"part": line.name, "bytes": line.bytes, "place": line.place} for line in self.lines if line.bytes]
+        return {"card": self.total, "ram": self.ram, "tokens": self.tokens, "bytes_per_token": self.slope, "parts": parts}
+
+
+def micro_batch_tokens(settings: Settings) -> int:
+    """Most tokens that a micro-batch computes: `train.pack_tokens`, or as many whole sequences as `train.batch_size` says."""
+    train = settings.train
+    whole = train.batch_size * train.max_seq_length
+    return max(train.pack_tokens, train.max_seq_length) if train.packing and train.pack_tokens else whole
+
+
+def device_kind(settings: Settings) -> str:
+    """'cpu' where the settings say so, else 'cuda': memory is planned for a card."""
+    return "cpu" if settings.device == "cpu" else "cuda"
+
+
+def predict(
+    settings: Settings,
+    stage: int,
+    *,
+    tokens: int | None = None,
+    device: str | None = None,
+    from_store: Collection[str] | None = None,
+) -> Memory:
+    """What a stage takes, of each process.
+
+    Args:
+        settings: resolved settings.
+        stage: 1, 2 or 3.
+        tokens: of a micro-batch; by default what the settings allow.
+        device: 'cuda' or 'cpu'; by default as the settings say (auto counts as a card).
+        from_store: see `parts.parts_of`.
+
+    Raises:
+        UnknownShape: the size of a model is not known here.
+    """
+    device = device or device_kind(settings)
+    tokens = micro_batch_tokens(settings) if tokens is None else tokens
+    moving = _moving(settings, stage, tokens, device)
+    more = _moving(settings, stage, tokens + 1024, device)
+    slope = (_on_card(more) - _on_card(moving)) // 1024
+    lines = _standing(settings, stage, from_store) + moving
+    if device == "cpu":
+        own = [line for line in lines if line.name not in ("CUDA", "allocator slack")]
+        lines = [replace(line, place="ram") if line.place == "card" else line for line in own]
+    return Memory(stage, tokens, slope, tuple(lines))
+
+
+def _on_card(lines: list[Row]) -> int:
+    return sum(line.bytes for line in lines if line.place == "card")
+
+
+def longest_fit(settings: Settings, stage: int, budget_bytes: int, *, from_store: Collection[str] | None = None) -> int:
+    """Most tokens a micro-batch may have so that the stage stays within `budget_bytes` of a card; 0 when none fits.
+
+    Raises:
+        UnknownShape: the size of a model is not known here.
+    """
+
+    def fits(tokens: int) -> bool:
+        return predict(settings, stage, tokens=tokens, device="cuda", from_store=from_store).total <= budget_bytes
+
+    low, high = 0, MOST_TOKENS
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _standing(settings: Settings, stage: int, from_store: Collection[str] | None) -> list[Row]:
+    """What is there whatever is computed: weights, and what their training needs."""
+    shape, wide = llm_shape(settings), _BYTES[settings.dtype]
+    parts = parts_of(settings, stage, from_store)
+    lines = [_weights(part, settings, wide) for part in parts]
+    for name, chosen in _trained(parts):
+        count = sum(part.parameters for part in chosen)
+        states = sum(moments(part, settings, shape) for part in chosen)
+        lines.append(Row(f"{name}: gradients", 4 * count, "card", f"{count:,} in 32 bit"))
+        why = f"two moments, {states / count:.1f} bytes a parameter"
+        lines.append(Row(f"{name}: {settings.train.optimizer}", states, "card", why))
+    if not shape.tied:
+        saved = shape.vocabulary * shape.hidden * wide
+        why = f"not loaded: the head is the {HEAD_ROWS:,} rows of the CAD vocabulary"
+        lines.append(Row("output matrix", saved, "saved", why))
+    return lines
+
+
+def _trained(parts: list[Part]) -> list[tuple[str, list[Part]]]:
+    """What is trained, by the name its lines have."""
+    groups: dict[str, list[Part]] = {}
+    for part in parts:
+        if part.trained:
+            names = {"llm": "LoRA" if part.name == "LoRA" else "language model", "rows": "added rows"}
+            groups.setdefault(names.get(part.component, part.component), []).append(part)
+    return list(groups.items())
+
+
+def _weights(part: Part, settings: Settings, wide: int) -> Row:
+    if part.name == "linear layers" and settings.model.quantization == "nf4":
+        return Row(
+            part.name, int(part.parameters * NF4_BYTES), "card", f"{part.parameters:,} in NF4, {NF4_BYTES * 8:.2f} bits each"
+        )
+    in_ram = part.name == "input embedding" and settings.model.embedding_device == "cpu" and settings.lora.enabled
+    size = 4 if part.trained else wide
+    why = f"{part.parameters:,} in {8 * size} bit" + (" (model.embedding_device=cpu)" if in_ram else "")
+    return Row(part.name, size * part.parameters, "ram" if in_ram else "card", why)
+
+
+def moments(part: Part, settings: Settings, shape: LlmShape) -> int:
+    """Bytes of AdamW's two moments: rows, projectors and small tensors keep theirs in 32 bit (train/optim.py)."""
+    if settings.train.optimizer == "adamw" or part.component not in ("llm", "encoders"):
+        return 8 * part.parameters
+    small = 0
+    if part.name == "norms":
+        small = part.parameters
+    elif part.name == "LoRA":
+        widths = 4 * [shape.hidden] + 2 * [shape.query] + 2 * [shape.key] + 3 * [shape.mlp] + 3 * [shape.hidden]
+        widths += 2 * [shape.hidden]  # ends of q, k, v, o, gate, up and down
+        small = shape.layers * sum(settings.lora.r * width for width in widths if settings.lora.r * width < SMALLEST_8BIT)
+    large = part.parameters - small
+    return 8 * small + 2 * large + 8 * (large // 256)  # two scales in 32 bit for each 256 values
+
+
+def _moving(settings: Settings, stage: int, tokens: int, device: str) -> list[Row]:
+    """What a micro-batch of `tokens` tokens takes, CUDA and the allocator's slack."""
+    train, shape, wide = settings.train, llm_shape(settings), _BYTES[settings.dtype]
+    recipe = recipe_of(
+        settings.dtype, settings.lora.enabled, settings.lora.r, settings.model.quantization, train.gradient_checkpointing, device
+    )
+    each = per_token(shape, recipe)
+    trained = shape.lora_parameters(settings.lora.r) if recipe.lora else shape.linear_parameters
+    casts = wide * trained if wide == 2 else 0  # autocast's 16-bit copies of the trained matrices
+    if train.gradient_checkpointing:  # kept for the forward pass; in the backward pass for one layer at a time
+        live = max(each.forward * tokens + casts, each.live * tokens + casts / shape.layers)
+    else:
+        live = each.live * tokens + casts
+    stored_name = "inputs of the layers" if train.gradient_checkpointing else "activations of the layers"
+    place = "ram" if train.offload_activations else "card"
+    unpacked = wide * shape.hidden * shape.mlp if settings.model.quantization == "nf4" else 0
+    head = HEAD_COPIES * min(tokens, HEAD_CHUNK) * HEAD_ROWS * 4
+    extra = _branches(settings, stage, tokens, recipe)
+    stored = each.stored * tokens
+    on_card = live + unpacked + head + extra + (stored if place == "card" else 0)
+    return [
+        Row(stored_name, int(stored), place, f"{tokens:,} tokens x {each.stored / 1024:.0f} KiB"),
+        Row("the layer at work", int(live), "card", f"{tokens:,} tokens x {each.live / 1024:.0f} KiB, its gradients included"),
+        Row("a matrix unpacked", int(unpacked), "card", "the widest of NF4, in 16 bit"),
+        Row(
+            "head",
+            head,
+            "card",
+            f"logits of {min(tokens, HEAD_CHUNK):,} supervised tokens at a time, {HEAD_COPIES} copies in 32 bit",
+        ),
+        Row("features", int(extra), "card", "projected, were all tokens features"),
+        Row("allocator slack", int(SLACK * on_card), "card", f"assumed: {SLACK:.0%} of the activations"),
+        Row("CUDA", CONTEXT, "card", "assumed: the driver's context and its libraries"),
+    ]
+
+
+def _branches(settings: Settings, stage: int, tokens: int, recipe: Recipe) -> float:
+    """Activations of projectors, and of encoders that are trained, were the whole micro-batch features."""
+    hidden, model = llm_shape(settings).hidden, settings.model
+    widths = branch_widths(settings, stage)
+    bytes_ = max((per_feature(width, hidden, recipe.width) for width in widths.values()), default=0) * float(tokens)
+    if "points" in widths and model.points_encoder == "fourier":
+        patch = max(16, model.fourier_width // 4)
+        bytes_ += tokens * 4.0 * (16 * (7 + 3 * patch) + 54 + patch + 3 * model.fourier_width)
+    if "images" in widths and (model.train_encoders or model.image_encoder == "tiny"):
+        vit = vit_shape(settings)
+        seen = (224 // vit.patch) ** 2 + 1
+        views = -(-tokens // (model.image_tokens + 16))
+        bytes_ += views * per_vit_view(vit.layers, vit.width, vit.ratio, seen, recipe.width)
+    if "points" in widths and model.points_encoder == "michelangelo" and model.train_encoders:
+        clouds = -(-tokens // (model.point_tokens + 16))
+        bytes_ += clouds * (per_vit_view(9, widths["points"], 4, 257, recipe.width) + model.point_count * widths["points"] * 16)
+    return bytes_
+
+
+def guide_recipe(shape: LlmShape, batch_size: int, max_seq_length: int, rank: int, *, checkpointing: bool) -> Memory:
+    """What the training guide's recipe needs: 16-bit weights with the output matrix, LoRA with AdamW, every sequence padded to
+    the maximum, logits of the whole vocabulary at every position in 16 and in 32 bit, plain cross-entropy. Text alone (stage 1).
+    """
+    tokens = batch_size * max_seq_length
+    recipe = recipe_of("bfloat16", True, rank, "none", checkpointing)
+    each, lora = per_token(shape, recipe), shape.lora_parameters(rank)
+    logits = shape.vocabulary * (2 + 3 * 4)
+    moving = each.stored + max(each.live, logits)  # the head is done when the last layer's turn comes
+    name = "inputs of the layers" if checkpointing else "activations of the layers"
+    lines = (
+        Row("linear layers", 2 * shape.linear_parameters, "card", f"{shape.linear_parameters:,} in 16 bit"),
+        Row("both embeddings", 2 * shape.embedding_parameters, "card", f"{shape.embedding_parameters:,} in 16 bit"),
+        Row("LoRA", 16 * lora, "card", f"{lora:,} with gradient and AdamW in 32 bit"),
+        Row(name, int(each.stored * tokens), "card", f"{tokens:,} tokens x {each.stored / 1024:.0f} KiB"),
+        Row(
+            "logits",
+            int(max(each.live, logits) * tokens),
+            "card",
+            f"{shape.vocabulary:,} x (2 + 3 x 4) bytes a token, loss and gradient",
+        ),
+        Row("allocator slack", int(SLACK * moving * tokens), "card", f"assumed: {SLACK:.0%} of the activations"),
+        Row("CUDA", CONTEXT, "card", "assumed: the driver's context and its libraries"),
+    )
+    return Memory(0, tokens, int(moving * (1 + SLACK)), lines)
