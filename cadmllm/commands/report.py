@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cadmllm.console import Console
+
 if TYPE_CHECKING:
     from cadmllm.commands._options import Shared
-    from cadmllm.console import Console
     from cadmllm.train.history import Stage
 
 SECTION = "Train"
@@ -37,7 +38,8 @@ def report(
 
     chosen = shared.settings().run.dir if run is None else local_path(str(run))
     metrics = find_metrics(chosen)
-    with console.progress(None, "records read") as bar:
+    # nobody knows how many there are: a log would get a line every thousand
+    with (console if console.err.isatty() else Console(quiet=True)).progress(None, "records read") as bar:
         stages = load(metrics, bar.advance)
     folder = metrics.parent if out is None else local_path(str(out))
     written = _write(stages, metrics, folder)

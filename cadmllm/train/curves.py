@@ -152,7 +152,7 @@ def _loss(paper: Paper, box: Box, run: Run) -> None:
 
 
 def _rate(paper: Paper, box: Box, run: Run) -> None:
-    names = sorted({name for stage in run.stages for name in stage.names("rates")})
+    names = dict.fromkeys(name for stage in run.stages for name in stage.names("rates"))
     same: dict[bytes, list[str]] = {}
     for name in names:  # parts that share a rate share a line
         same.setdefault(run.column(f"rates/{name}").tobytes(), []).append(name)

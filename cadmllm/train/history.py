@@ -63,8 +63,9 @@ class Stage:
         rates = record.get("rates")
         values |= {f"rates/{name}": number(rates, name) for name in rates} if isinstance(rates, dict) else {}
         values |= {f"mix/{name}": float(count) for name, count in counts(record).items()}
-        for name in values.keys() - self.columns.keys():
-            self.columns[name] = array("d", [math.nan] * (len(self.steps) - 1))
+        for name in values:
+            if name not in self.columns:
+                self.columns[name] = array("d", [math.nan] * (len(self.steps) - 1))
         for name, column in self.columns.items():
             value = values.get(name)
             column.append(math.nan if value is None else value)
@@ -85,8 +86,8 @@ class Stage:
         return np.frombuffer(found) if found else np.full(len(self.steps), np.nan)
 
     def names(self, prefix: str) -> list[str]:
-        """The parts of 'rates' or the combinations of 'mix' that any record has."""
-        return sorted(name.partition("/")[2] for name in self.columns if name.startswith(f"{prefix}/"))
+        """The parts of 'rates' or the combinations of 'mix' that any record has, in the order in which they came."""
+        return [name.partition("/")[2] for name in self.columns if name.startswith(f"{prefix}/")]
 
     def total(self, name: str) -> float | None:
         """Sum of a column; None where no record has it."""

@@ -179,12 +179,10 @@ class Plot:
 
     def curve(self, curve: Curve) -> None:
         """Draw a curve: its values pale, the line through them strong."""
-        line, fine = curve.line(), curve.span > 1.0
-        x = self._x(curve.x)
-        if fine:
+        line, x = curve.line(), self._x(curve.x)
+        if curve.span > 1.0:
             self._trace(x, self._y(curve.y), pale(curve.colour), 1, curve.parts)
-        width = 2 if fine or curve.dots or len(x) < 400 else 1
-        self._trace(x, self._y(line), curve.colour, width, curve.parts, dashed=curve.dashed)
+        self._trace(x, self._y(line), curve.colour, 2, curve.parts, dashed=curve.dashed)
         if curve.dots or np.isfinite(curve.y).sum() == 1:
             for px, py in zip(x, self._y(curve.y), strict=True):
                 if math.isfinite(py):

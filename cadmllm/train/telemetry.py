@@ -44,7 +44,7 @@ def wandb_values(record: Mapping[str, Any]) -> dict[str, float]:
 
     Returns:
         The guide's `train/loss`, `train/learning_rate`, `train/grad_norm`, `train/stage`, `train/step`, `train/epoch`;
-        `train/...` for speed and shares of waiting and padding (0..1); `gpu/...`; `modalities/<combination>` (share of the samples);
+        `train/...` for speed and shares of waiting and padding (0..1); `gpu/...`; `modalities/<combination>` (share of samples);
         `rates/<part>`; `val/<combination>` and `samples/<what>` on steps that have them.
     """
     values = {name: number(record, key) for name, key in NAMES.items()}
@@ -108,8 +108,8 @@ class Wandb:
         id_ = _run_id(self._settings.run.dir, anew)
         if mode == "online":
             self._run = self._online(id_)
-        if self._run is None:
-            self._run = self._init("offline", id_)
+        if self._run is None:  # an attempt that failed keeps its id for as long as this process lives
+            self._run = self._init("offline", id_ if mode == "offline" else f"{id_}-offline")
         if self._run is not None:
             self._run.define_metric(AXIS, hidden=True)
             self._run.define_metric("*", step_metric=AXIS)
@@ -134,8 +134,8 @@ class Wandb:
         import wandb
 
         try:
-            if wandb.login(prompt=False):
-                _reach(wandb.Settings().base_url)
+            if wandb.login(prompt=False, verify=False):  # what the service thinks of it, `init` finds out
+                _reach(wandb.setup().settings.base_url)
                 return self._init("online", id_)
             reason, remedy = "not logged in", "wandb login"
         except (OSError, wandb.Error) as error:
@@ -211,7 +211,7 @@ class Wandb:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _reach(url: str) -> None:
@@ -223,6 +223,8 @@ def _reach(url: str) -> None:
         urllib.request.urlopen(url, timeout=REACH).close()
     except urllib.error.HTTPError as error:  # it answered, be it with a refusal
         error.close()
+    except urllib.error.URLError as error:
+        raise ConnectionError(f"{url} cannot be reached, {error.reason}") from error
 
 
 def _run_id(run_dir: Path, anew: bool) -> str:
