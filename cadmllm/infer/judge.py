@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cadmllm.cad.kernel import BuildResult, Verdict
 from cadmllm.cad.program import Program
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from cadmllm.cad.frame import Transform
     from cadmllm.corpus.layout import DataSet
     from cadmllm.models.fusion import CadMLLM
-    from cadmllm.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,44 +136,6 @@ def shares(judged: Iterable[Judged]) -> dict[str, dict[str, float]]:
         name: {"count": verdicts.total(), "valid": verdicts[Verdict.OK.value] / verdicts.total(), **verdicts}
         for name, verdicts in sorted(groups.items())
     }
-
-
-class Shows(Protocol):
-    """A stage of the curriculum, as far as it matters here."""
-
-    @property
-    def probabilities(self) -> dict[str, float]:
-        """Of each modality combination."""
-        ...
-
-
-def validator(
-    dataset: DataSet, ids: Sequence[str], settings: Settings, count: int = 20
-) -> Callable[[CadMLLM, Shows], dict[str, float]]:
-    """The function that training calls to learn how many held-out prompts give a solid.
-
-    Args:
-        dataset: where the ids are from.
-        ids: held-out ids; the first `count` are shown, in turn under each combination that the stage shows.
-        settings: `infer.max_new_tokens`, `kernel` and `data.features` are read; answers are greedy.
-        count: prompts.
-
-    Returns:
-        A function of (model, stage) that gives the share of valid solids (0..1) by combination and over 'all'.
-    """
-
-    def validate(model: CadMLLM, stage: Shows) -> dict[str, float]:
-        chosen = list(ids[:count])
-        shown = in_turn(chosen, [name for name, share in stage.probabilities.items() if share > 0.0], dataset)
-        # training checked them before its first step; a stage that shows text alone does not ask for them
-        folder = settings.data.features if set(shown) - {"text"} else None
-        store = FeatureStore(folder) if folder is not None else None
-        with Workshop(settings.kernel.workers, settings.kernel.timeout) as workshop:
-            budget = settings.infer.max_new_tokens
-            judged = sample_and_judge(model, dataset, chosen, shown, workshop, max_new_tokens=budget, features=store)
-        return {name: row["valid"] for name, row in shares(judged).items()}
-
-    return validate
 
 
 def in_turn(ids: Sequence[str], combinations: Sequence[str], dataset: DataSet) -> list[str]:

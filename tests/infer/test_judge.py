@@ -18,7 +18,7 @@ from cadmllm.cad.workshop import Workshop
 from cadmllm.corpus.types import CAD_SIZE
 from cadmllm.infer.constrain import Constraint, cad_tables
 from cadmllm.infer.generate import Answer
-from cadmllm.infer.judge import Judged, in_turn, judge, program_of, sample_and_judge, shares, validator
+from cadmllm.infer.judge import Judged, in_turn, judge, program_of, sample_and_judge, shares
 from cadmllm.settings import Settings
 
 torch.set_num_threads(1)
@@ -132,11 +132,3 @@ def test_held_out_samples_are_answered_and_judged(dataset, fake, workshop: Works
     assert all(item.result.verdict is not Verdict.PARSE for item in judged)
     again = sample_and_judge(model, dataset, dataset.ids[:3], wanted, workshop, max_new_tokens=32, temperature=1.0)
     assert [item.answer for item in again] == [item.answer for item in judged]
-
-
-def test_the_validator_gives_shares(dataset, fake) -> None:
-    model = small(fake())
-    stage = SimpleNamespace(probabilities={"text": 0.5, "text+point_cloud": 0.5, "text+image": 0.0})
-    figures = validator(dataset, dataset.ids, model.settings, count=4)(model, stage)
-    assert set(figures) == {"all", "text", "text+point_cloud"}
-    assert all(0.0 <= value <= 1.0 for value in figures.values())
