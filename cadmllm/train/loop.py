@@ -15,9 +15,10 @@ from cadmllm.train.cached import open_features
 from cadmllm.train.checkpoint import discard
 from cadmllm.train.curriculum import Start, plan_stages, starting_point
 from cadmllm.train.guards import Interrupts, check_run_folder, has_saves
+from cadmllm.train.keeper import StageResult, Told, summary
 from cadmllm.train.metrics import Metrics
 from cadmllm.train.session import open_session, resume_session, stage_data
-from cadmllm.train.stagerun import StageResult, StageRun, Told, summary
+from cadmllm.train.stagerun import StageRun
 from cadmllm.train.telemetry import Wandb
 from cadmllm.train.windows import Windows, room_of
 from cadmllm.train.world import World, open_world

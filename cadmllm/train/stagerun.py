@@ -5,21 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cadmllm.errors import CadmllmError, Exit
+from cadmllm.errors import CadmllmError
 from cadmllm.models.stages import STAGE_NAMES
-from cadmllm.train import contents, report
+from cadmllm.train import report
 from cadmllm.train.adaptive import relative_norms
-from cadmllm.train.checkpoint import finish_stage, retire, save_step, sweep
-from cadmllm.train.disk import Writing
+from cadmllm.train.checkpoint import sweep
+from cadmllm.train.keeper import Keeper, StageResult, Told, summary
 from cadmllm.train.progress import Board
 from cadmllm.train.telemetry import wandb_values
 from cadmllm.train.validate import HeldOut
@@ -27,72 +25,14 @@ from cadmllm.train.watch import GpuWatch
 from cadmllm.train.windows import iterate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from cadmllm.console import Console
     from cadmllm.corpus.layout import Problem
-    from cadmllm.train.curriculum import Stage
-    from cadmllm.train.guards import Interrupts
-    from cadmllm.train.metrics import Metrics
     from cadmllm.train.session import Session
     from cadmllm.train.step import StepReport
-    from cadmllm.train.telemetry import Wandb
-    from cadmllm.train.validate import Sampler, Validator
     from cadmllm.train.vigil import Notice
     from cadmllm.train.windows import Window
 
 SAMPLES = "samples"  # folder of a run: pictures of what the model answered
 KEPT_ON = ("E603", "E606", "E609")  # errors that come before an update: the steps until then are worth a save
-
-
-@dataclass(frozen=True, slots=True)
-class StageResult:
-    """One stage of a run.
-
-    Attributes:
-        number, name, folder: which, and where its checkpoint is.
-        steps: optimizer steps done in it so far (by earlier runs, too).
-        loss_begin, loss_end: mean loss of its first and last steps (a tenth of them, 10 at most).
-        finished: the folder is a complete checkpoint.
-        val_loss: held-out loss at its end, by combination.
-        judged: what the validator found.
-    """
-
-    number: int
-    name: str
-    folder: Path
-    steps: int
-    loss_begin: float
-    loss_end: float
-    finished: bool
-    val_loss: dict[str, float] = field(default_factory=dict)
-    judged: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Told:
-    """Whom a stage tells, and who may ask it to stop.
-
-    Attributes:
-        console, metrics, wandb: where it reports to.
-        stop: Ctrl-C and SIGTERM.
-        validator: answers held-out prompts at the stage's end.
-        sampler: answers some while it trains.
-        origins: where each setting came from, for the checkpoints.
-    """
-
-    console: Console
-    metrics: Metrics
-    wandb: Wandb
-    stop: Interrupts
-    validator: Validator | None = None
-    sampler: Sampler | None = None
-    origins: Mapping[str, object] = field(default_factory=dict)
-
-    @property
-    def exit_code(self) -> Exit:
-        """130 after Ctrl-C, 75 after SIGTERM, also when it reached another process of the run."""
-        return self.stop.exit_code if self.stop.asked is not None else Exit.RESUMABLE
 
 
 class StageRun:
@@ -107,8 +47,7 @@ class StageRun:
         self.held_out = HeldOut(s.dataset, s.data.val_ids, s.stage, s.settings, s.collate, told.console, store, world)
         self.unread: list[Problem] = []
         self.label = f"stage {session.stage.number} of {len(STAGE_NAMES)}"
-        self.saved = session.begin
-        self.ended_early = ""
+        self.keeper = Keeper(session, told)
 
     def run(self) -> StageResult:
         """Train to the end of the stage, or save and return when asked to stop."""
@@ -120,20 +59,19 @@ class StageRun:
         self._baseline()
         train = s.settings.train
         with ExitStack() as stack:
-            watch = stack.enter_context(GpuWatch(s.engine.device, self.console))
+            self.watch = stack.enter_context(GpuWatch(s.engine.device, self.console, train=train))
             mix = self.metrics.figures(s.stage.number)["mix"]
             board = stack.enter_context(Board(self.console, self.label, train.logging_steps, mix))
             pin = s.engine.device.type == "cuda"
-            for record in self._steps(iterate(s.windows, s.begin, train.workers, train.prefetch, pin), watch):
+            for record in self._steps(iterate(s.windows, s.begin, train.workers, train.prefetch, pin)):
                 self._after(record, board)
                 stop = self.world.agree(self.told.stop.asked is not None)
-                if self._due(train.save_steps, record) or (stop and self.saved < record["step"]):
-                    board.doing("saving")
-                    self._save(record["step"])
-                    board.doing()
+                if self._due(train.save_steps, record) or (stop and self.keeper.saved < record["step"]):
+                    with self._aside(board, "saving"):
+                        self.keeper.save(record["step"])
                 if stop:
                     return self._interrupted()
-                if self.ended_early:
+                if self.keeper.ended_early:
                     break
         return self._finish()
 
@@ -148,7 +86,7 @@ class StageRun:
 
     # -- steps ---------------------------------------------------------------------------------------------------------------
 
-    def _steps(self, windows: Iterator[Window], watch: GpuWatch) -> Iterator[dict[str, Any]]:
+    def _steps(self, windows: Iterator[Window]) -> Iterator[dict[str, Any]]:
         """Take the steps; the record of each. The steps before one that cannot be taken are saved first."""
         s = self.session
         while True:
@@ -164,13 +102,13 @@ class StageRun:
             try:
                 step = s.companions.squeeze.step(window.batches, seed, lambda mix=mix: self._inspect(mix))
             except CadmllmError as error:
-                if error.code in KEPT_ON and window.step > self.saved:
-                    self._save(window.step)
+                if error.code in KEPT_ON and window.step > self.keeper.saved:
+                    self.keeper.save(window.step)
                     self.console.note(f"the {window.step} steps before it are saved")
                 raise
             record = self._record(window, mix, step, lr, time.perf_counter() - begun, waited)
-            watch.told(waited / record["seconds"])
-            yield record | watch.reading()
+            self.watch.told(waited / record["seconds"])
+            yield record | self.watch.reading()
 
     def _together(self, mix: Counter[str]) -> Counter[str]:
         """What all processes show in a step."""
@@ -225,13 +163,12 @@ class StageRun:
         last = record["step"] >= s.windows.total
         found = s.companions.vigil.step(record)
         if self._due(train.val_steps, record) and not last:
-            board.doing("validating")
-            record["val_loss"] = self.held_out.loss(s.engine, s.companions.squeeze.room)
+            with self._aside(board, "validating"):
+                record["val_loss"] = self.held_out.loss(s.engine, s.companions.squeeze.room)
             found += self._validated(record["step"], record["val_loss"])
         if self._due(train.sample_steps, record) and self.told.sampler is not None:
-            board.doing("answering prompts")
-            record["samples_judged"] = self._sample(record["step"])
-        board.doing()
+            with self._aside(board, "answering prompts"):
+                record["samples_judged"] = self._sample(record["step"])
         if found:
             record["notices"] = [notice.kind for notice in found]
         self.metrics.write(record)
@@ -243,6 +180,14 @@ class StageRun:
         if record["step"] % s.windows.steps_per_epoch == 0:
             values = {f"epoch/{s.stage.name}_loss": self.metrics.epoch_loss(s.stage.number), "train/epoch": record["epoch"]}
             self.wandb.log(values, self.metrics.count)
+
+    @contextmanager
+    def _aside(self, board: Board, what: str) -> Generator[None]:
+        """Around what keeps the next step waiting."""
+        board.doing(what)
+        with self.watch.paused():
+            yield
+        board.doing()
 
     @staticmethod
     def _due(every: int, record: dict[str, Any]) -> bool:
@@ -271,8 +216,10 @@ class StageRun:
         s = self.session
         if losses and s.companions.patience.validated(losses["all"]):
             limit = s.stage.patience
-            self.ended_early = f"held-out loss has not got better for {limit} validations (stages.{s.stage.number}.patience)"
-            self.console.note(f"{self.label} ends after step {step} of {s.windows.total}: {self.ended_early}")
+            self.keeper.ended_early = (
+                f"held-out loss has not got better for {limit} validations (stages.{s.stage.number}.patience)"
+            )
+            self.console.note(f"{self.label} ends after step {step} of {s.windows.total}: {self.keeper.ended_early}")
         return s.companions.vigil.validated(step, losses)
 
     def _sample(self, step: int) -> dict[str, float]:
@@ -294,56 +241,13 @@ class StageRun:
             self.console.note(f"{self.label}: answers after step {step}: {picture}")
         return sampled.shares
 
-    # -- saves ---------------------------------------------------------------------------------------------------------------
-
-    def _save(self, step: int) -> Path | None:
-        """A resumable save; None when the disk is full and the run was asked to stop (the save before it stays)."""
-        s, stopped = self.session, self._stopped
-        figures = self._figures() | {"val_loss": {}, "judged": {}}
-        whole = self._snapshot(step, figures, training=True)
-        keep = s.settings.train.save_total_limit
-
-        def write() -> Path:
-            run_dir = s.settings.run.dir
-            Writing("metrics.jsonl", run_dir, 0, lambda: None, lambda: False, self.console, stopped).run(self.metrics.sync)
-            return save_step(s.stage.folder, whole, keep, self.console, stopped)
-
-        try:
-            folder = self.world.on_main(write)
-        except CadmllmError as error:
-            if error.code != "E607" or not self.world.agree(self._stopped()):
-                raise
-            self.console.warn(f"{error.code} {error.message}")
-            return None
-        self.saved = step
-        return folder
-
-    def _snapshot(self, step: int, figures: dict[str, Any], *, training: bool) -> contents.Snapshot:
-        s = self.session
-        meta = contents.metadata(s, step, figures)
-        states, origins = s.companions.state(), self.told.origins
-        full = self.world.full
-        return contents.snapshot(s, meta, step, training=training, states=states, origins=origins, full=full)
-
-    def _stopped(self) -> bool:
-        return self.told.stop.asked is not None
-
-    def _figures(self) -> dict[str, Any]:
-        s = self.session
-        figures = self.metrics.figures(s.stage.number)
-        return {name: value for name, value in figures.items() if name not in ("steps", "mix")} | {
-            "shown": figures["mix"],
-            "baseline": s.companions.baseline,
-            "ended_early": self.ended_early,
-        }
-
     # -- the end -------------------------------------------------------------------------------------------------------------
 
     def _interrupted(self) -> StageResult:
         s = self.session
         asked = self.told.stop.asked.name if self.told.stop.asked else "asked to stop"
         done = self.metrics.figures(s.stage.number)["steps"]
-        state = "everything is saved" if self.saved == done else f"saved up to step {self.saved}"
+        state = "everything is saved" if self.keeper.saved == done else f"saved up to step {self.keeper.saved}"
         self.console.note(f"{asked}: stopped after step {done} of {s.windows.total}, {state}")
         return summary(s.stage, self.metrics, False)
 
@@ -352,9 +256,9 @@ class StageRun:
         done = self.metrics.figures(s.stage.number)["steps"]
         # validation and the judge take a while and may fail: the last steps must not be lost with them
         last = None
-        if self.saved < done:
-            last = self._save(done)
-            if self.saved < done:  # the disk is full and the run was asked to stop
+        if self.keeper.saved < done:
+            last = self.keeper.save(done)
+            if self.keeper.saved < done:  # the disk is full and the run was asked to stop
                 return self._interrupted()
         val_loss = self.held_out.loss(s.engine, s.companions.squeeze.room)
         for notice in s.companions.vigil.validated(done, val_loss):
@@ -363,11 +267,7 @@ class StageRun:
         s.model.train()
         self.wandb.log({f"val/{name}": loss for name, loss in val_loss.items()}, self.metrics.count)
         self.wandb.log({f"solids/{name}": share for name, share in judged.items()}, self.metrics.count)
-        figures = self._figures() | {"val_loss": val_loss, "judged": judged, "finished": True}
-        whole = self._snapshot(done, figures, training=False)
-        self.world.on_main(lambda: finish_stage(s.stage.folder, whole, self.console, self._stopped))
-        if last is not None:  # the stage folder holds the same weights now
-            retire(s.stage.folder, last, self.console)
+        self.keeper.finish(done, val_loss, judged, last)
         result = summary(s.stage, self.metrics, True, val_loss, judged)
         self._say_unread()
         held_out = f", held out {val_loss['all']:.4f}" if val_loss else ""
@@ -388,18 +288,3 @@ class StageRun:
             self.console.warn(f"left out: {problem.code} {problem.message}")
         if len(found) > 3:
             self.console.warn(f"... and {len(found) - 3} more (cadmllm data check {self.session.settings.data.root})")
-
-
-def summary(
-    stage: Stage,
-    metrics: Metrics,
-    finished: bool,
-    val_loss: dict[str, float] | None = None,
-    judged: dict[str, float] | None = None,
-) -> StageResult:
-    """What is known of a stage from its metrics."""
-    figures = metrics.figures(stage.number)
-    begin, end = figures["loss_begin"], figures["loss_end"]
-    return StageResult(
-        stage.number, stage.name, stage.folder, figures["steps"], begin, end, finished, val_loss or {}, judged or {}
-    )
