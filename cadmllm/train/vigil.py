@@ -46,9 +46,6 @@ class Notice:
     message: str
     remedy: str
 
-    def __str__(self) -> str:
-        return f"{self.message}. {self.remedy[0].upper()}{self.remedy[1:]}"
-
 
 class Vigil:
     """Watches one stage.
