@@ -83,7 +83,9 @@ class Keeper:
     def __init__(self, session: Session, told: Told) -> None:
         self.session, self.told = session, told
         self.saved = session.begin
-        self.ended_early = ""
+        # a stage that was killed between its last step and its end has nothing left to train
+        patience = session.companions.patience
+        self.ended_early = patience.reason() if patience.spent else ""
 
     def save(self, step: int) -> Path | None:
         """A resumable save after `step` steps, which only the main process writes and has the folder of.

@@ -39,6 +39,11 @@ class Patience:
             self.best, self.waited = loss, 0
         else:
             self.waited += 1
+        return self.spent
+
+    @property
+    def spent(self) -> bool:
+        """Whether the stage shall end: also after a resume from a save that was made at its end."""
         return 0 < self.limit <= self.waited
 
     def state(self) -> PatienceState:

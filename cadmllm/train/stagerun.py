@@ -63,7 +63,8 @@ class StageRun:
             mix = self.metrics.figures(s.stage.number)["mix"]
             board = stack.enter_context(Board(self.console, self.label, train.logging_steps, mix))
             pin = s.engine.device.type == "cuda"
-            for record in self._steps(iterate(s.windows, s.begin, train.workers, train.prefetch, pin)):
+            begin = s.windows.total if self.keeper.ended_early else s.begin
+            for record in self._steps(iterate(s.windows, begin, train.workers, train.prefetch, pin)):
                 self._after(record, board)
                 stop = self.world.agree(self.told.stop.asked is not None)
                 if self._due(train.save_steps, record) or (stop and self.keeper.saved < record["step"]):
@@ -215,11 +216,9 @@ class StageRun:
     def _validated(self, step: int, losses: dict[str, float]) -> list[Notice]:
         s = self.session
         if losses and s.companions.patience.validated(losses["all"]):
-            limit = s.stage.patience
-            self.keeper.ended_early = (
-                f"held-out loss has not got better for {limit} validations (stages.{s.stage.number}.patience)"
-            )
-            self.console.note(f"{self.label} ends after step {step} of {s.windows.total}: {self.keeper.ended_early}")
+            self.keeper.ended_early = s.companions.patience.reason()
+            why = f"{self.keeper.ended_early} (stages.{s.stage.number}.patience)"
+            self.console.note(f"{self.label} ends after step {step} of {s.windows.total}: {why}")
         return s.companions.vigil.validated(step, losses)
 
     def _sample(self, step: int) -> dict[str, float]:

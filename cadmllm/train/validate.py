@@ -209,22 +209,6 @@ class HeldOut:
         return self.dataset.length(item.id) + clouds + images + 32
 
 
-def validation_loss(
-    engine: Engine,
-    dataset: DataSet,
-    ids: Sequence[str],
-    stage: Stage,
-    settings: Settings,
-    collate: Collate,
-    features: FeatureStore | None = None,
-) -> dict[str, float]:
-    """One look at held-out samples in padded micro-batches (what the loop calls until it keeps a `HeldOut`)."""
-    from cadmllm.console import Console
-
-    held = HeldOut(dataset, ids, stage, settings, collate, Console(), features)
-    return held.loss(engine, Room(0, settings.train.batch_size))
-
-
 def _able(dataset: DataSet, ids: Sequence[str], combination: str, count: int) -> list[Item]:
     """The first `count` ids that have everything of a combination."""
     needed = set(combination.split("+")) - {"text"}

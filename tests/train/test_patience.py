@@ -17,6 +17,7 @@ def test_so_many_validations_without_improvement_end_the_stage() -> None:
     assert [patience.validated(loss) for loss in (3.0, 2.0, 2.0, 1.5, 1.6, 1.5)] == [False, False, False, False, False, True]
     assert patience.best == 1.5
     assert "1.5000 for 2 validations" in patience.reason()
+    assert patience.spent
 
 
 def test_an_improvement_has_to_be_one() -> None:
@@ -53,3 +54,4 @@ def test_a_resumed_run_ends_at_the_same_validation(losses: list[float], cut: int
     second.load(json.loads(json.dumps(first.state())))
     assert got + [second.validated(loss) for loss in losses[cut:]] == wanted
     assert second.state() == whole.state()
+    assert second.spent == whole.spent
