@@ -162,6 +162,75 @@ def toy_run(world, settings) -> dict[str, Any]:
     return {"losses": losses, "norms": norms, "steps": steps, "weights": weights}
 
 
+def stages(world, settings) -> dict[str, Any]:
+    """Each stage for a few steps: whole copies and shards, with LoRA and without, in 32 and 16 bits."""
+    return {f"{name} {number}": train_stage(world, settings, number, name) for number, name in plans()}
+
+
+def plans() -> list[tuple[int, str]]:
+    """Which stage under which strategy."""
+    return [(1, "ddp"), (2, "ddp full"), (3, "ddp"), (3, "fsdp"), (2, "fsdp full"), (2, "fsdp bfloat16")]
+
+
+def train_stage(world, settings, number: int, name: str) -> dict[str, Any]:
+    """Losses, norms and weights of some steps of a stage; what it adds is first shown at step 2, by two samples of five."""
+
+    from cadmllm.corpus.batch import Collator
+    from cadmllm.models.fusion import build_model
+    from cadmllm.models.weights import trained_state
+    from cadmllm.train.optim import build_optimizer
+    from cadmllm.train.state import optimizer_tensors
+    from cadmllm.train.step import Engine, train_step
+
+    settings = settings.model_copy(deep=True)
+    settings.train.distributed = name[:4].strip()  # ty: ignore[invalid-assignment]
+    settings.lora.enabled = "full" not in name
+    settings.dtype = "bfloat16" if "bfloat16" in name else "float32"
+    settings.train.gradient_checkpointing = number == 3
+    model = build_model(settings, number)
+    replica = world.wrap(model, settings) if world.size > 1 else None
+    model.settle_attention()
+    collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, 512)
+    optimizer, infos = build_optimizer(model.parameter_groups(), number, 1e-3, settings.train)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    engine = Engine(model, optimizer, parameters, world.device, settings.dtype, 0.5, replica)
+    losses, norms = [], []
+    for step in range(4):
+        window = samples(step, number)
+        mine = world.share(window, lambda sample: len(sample.target))
+        encoded = [collate.encode(sample) for sample in mine]
+        batches = [collate.pack(encoded[k : k + 2]) for k in range(0, len(encoded), 2)]
+        report = train_step(engine, batches)
+        losses.append(report.loss)
+        norms.append(report.grad_norm)
+    state = world.full_dict(trained_state(model))
+    moments = optimizer_tensors(optimizer, infos, world.full)
+    figures = {key: [float(t.double().sum()), float(t.double().square().sum())] for key, t in state.items()}
+    return {"losses": losses, "norms": norms, "weights": figures, "moments": {k: float(t.sum()) for k, t in moments.items()}}
+
+
+def samples(step: int, number: int) -> list[Any]:
+    """A window of 5 samples, the last step's of 1; from step 2 on two show what the stage adds."""
+    import numpy as np
+
+    from cadmllm.cad.frame import Transform
+    from cadmllm.cad.vocabulary import END
+    from cadmllm.corpus.types import Cloud, Sample
+
+    rng = np.random.default_rng(step)
+    found = []
+    for k in range(1 if step == 3 else 5):
+        target = np.append(rng.integers(0, 300, 4 + 6 * k), END)
+        shown = step >= 2 and k in (0, 4)
+        cloud = Cloud(rng.random((64, 3), np.float32), rng.random((64, 3), np.float32), Transform((0.0, 0.0, 0.0), 1.0))
+        image = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        clouds = (cloud,) if shown and number > 1 else ()
+        images = (image,) if shown and number > 2 else ()
+        name = "text" + "+point_cloud" * len(clouds) + "+image" * len(images)
+        found.append(Sample(f"{step}/{k}", name, "a plate", target, clouds, images))
+    return found
+
+
 def make_toy():
     import torch
     from torch import nn

@@ -50,6 +50,7 @@ def refuse(settings: Settings) -> None:
             "or keep FSDP: --set train.optimizer=adamw",
         ),
         (settings.dtype == "float16", "float16 and its loss scaler", "or keep FSDP: --set dtype=bfloat16"),
+        (settings.train.compile, "compiled layers", "or keep FSDP: --set train.compile=false"),
         (settings.train.offload_activations, "activations in main memory", "or keep FSDP: --set train.offload_activations=false"),
     )
     for found, what, more in reasons:
@@ -113,24 +114,25 @@ class Replica:
         from cadmllm.train.rendezvous import meeting
 
         with meeting(self.world.rank, self.world.size):  # takes the values of process 0
-            return DistributedDataParallel(_Copies(self.copied), broadcast_buffers=False, gradient_as_bucket_view=True)
+            return DistributedDataParallel(_Copies(self.copied), gradient_as_bucket_view=True)
 
     def _shard(self, settings: Settings) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         mesh = init_device_mesh(self.world.device.type, (self.world.size,))
-        layers = decoder_layers(self.model)
-        inside = {parameter for layer in layers for parameter in layer.parameters()}
-        inside |= {parameter for parameter in self.model.llm.parameters() if parameter.requires_grad}
+        shards = [*decoder_layers(self.model), *_trained_beside_layers(self.model)]
+        inside = {parameter for module in shards for parameter in module.parameters()}
         outside = {parameter for parameter in self.model.parameters() if parameter not in inside}
-        for layer in layers:
-            fully_shard(layer, mesh=mesh)
+        for module in shards:
+            fully_shard(module, mesh=mesh)
         fully_shard(self.model, mesh=mesh, ignored_params=outside)
         for method in ("loss", "step"):  # both enter the model beside `forward`
             register_fsdp_forward_method(self.model, method)
         stays = input_embedding(self.model.llm) if settings.model.embedding_device == "cpu" else None
         _move_rest(self.model, self.world.device, stays)
+        with torch.no_grad():
+            self.idle(1)  # the first module that is called becomes FSDP's root: it has to be the whole model
 
     def autocast(self) -> AbstractContextManager:
         """The precision of forward passes."""
@@ -199,6 +201,16 @@ def decoder_layers(model: CadMLLM) -> nn.ModuleList:
             "E610", "this language model has no list of decoder layers to shard", "keep whole copies: --set train.distributed=ddp"
         )
     return found[0]
+
+
+def _trained_beside_layers(model: CadMLLM) -> list[nn.Module]:
+    """What of the language model trains outside its layers: embedding and last norm, where LoRA does not train in their place."""
+    within = {module for layer in decoder_layers(model) for module in layer.modules()}
+    return [
+        module
+        for module in model.llm.modules()
+        if module not in within and any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+    ]
 
 
 def _is_shard(tensor: Tensor) -> bool:

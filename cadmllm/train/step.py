@@ -139,6 +139,8 @@ def _gradients(engine: Engine, batches: Sequence[Batch], supervised: int) -> lis
                 # the processes' gradients are averaged, so each gives `size` times its part
                 engine.scaler.scale(loss_sum * (size / supervised)).backward()
             sums.append(loss_sum.detach().float())
+        if replica is not None:
+            replica.idle(lacking)  # before anything is said: the others may be within a pass
     except RuntimeError as error:
         if not _exhausted(error) or (replica is not None and replica.sharded):  # shards wait for each other within a pass
             raise
@@ -147,7 +149,6 @@ def _gradients(engine: Engine, batches: Sequence[Batch], supervised: int) -> lis
         engine.optimizer.zero_grad(set_to_none=True)
         raise OutOfRoom(str(failed or "in another process"))
     if replica is not None:
-        replica.idle(lacking)
         replica.reduce()
     return torch.stack(sums).tolist() if sums else []
 

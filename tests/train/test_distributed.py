@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+from pathlib import Path
 
 import apart
 import pytest
@@ -67,6 +69,38 @@ def test_two_processes_train_as_one_where_a_modality_comes_late_and_to_one_alone
     assert one["steps"] == alone["steps"] == {f"{n}.{p}": c for n, c in counts.items() for p in ("weight", "bias")}
     for name, values in alone["weights"].items():
         torch.testing.assert_close(torch.tensor(one["weights"][name]), torch.tensor(values), rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list, dict]:
+    """Steps of each stage in two processes, and in this one."""
+    model = {"llm": str(base), "points_encoder": "fourier", "point_count": 64, "point_tokens": 8, "fourier_width": 32}
+    groups = {
+        "model": model | {"image_encoder": "tiny", "image_tokens": 4},
+        "lora": {"r": 4, "alpha": 8},
+        "train": {"weight_decay": 0.1},
+    }
+    two = apart.run("stages", tmp_path_factory.mktemp("stages"), APART_SETTINGS=json.dumps(groups))
+    settings = Settings(device="cpu", dtype="float32", **groups)  # ty: ignore[invalid-argument-type]
+    return two, apart.stages(World(Launch(), torch.device("cpu")), settings)
+
+
+@pytest.mark.parametrize("plan", [f"{name} {number}" for number, name in apart.plans()])
+def test_copies_and_shards_train_as_one_process_does(plan: str, trained: tuple[list, dict]) -> None:
+    (one, two), alone = (trained[0][0][plan], trained[0][1][plan]), trained[1][plan]
+    close = 2e-2 if "bfloat16" in plan else 1e-4  # 16 bits round otherwise where other samples share a row
+    assert one["losses"] == two["losses"]
+    assert one["losses"] == pytest.approx(alone["losses"], rel=close / 10)
+    assert one["norms"] == pytest.approx(alone["norms"], rel=close)
+    assert two["weights"] == {}  # the main process alone gathers them
+    assert one["weights"].keys() == alone["weights"].keys()
+    for name, (_, squares) in alone["weights"].items():
+        assert one["weights"][name][1] == pytest.approx(squares, rel=close), name
+    # a parameter that no sample has reached has no moments, either way
+    assert one["moments"].keys() == alone["moments"].keys()
+    steps = {name: count for name, count in alone["moments"].items() if name.endswith("/step")}
+    assert {name: one["moments"][name] for name in steps} == steps
+    assert set(steps.values()) == ({4.0} if plan.endswith("1") else {2.0, 4.0} if plan.endswith("3") else set(steps.values()))
 
 
 def test_a_process_that_is_gone_is_not_waited_for(told: list) -> None:
