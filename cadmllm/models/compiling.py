@@ -65,7 +65,7 @@ def _try(device: torch.device) -> None:
     try:
         right = bool(torch.allclose(torch.compile(small)(value), small(value), atol=1e-4))
     except (RuntimeError, OSError, ImportError) as error:  # dynamo's, inductor's and the compiler's own failures
-        lines = [line for line in str(error).splitlines() if "error" in line.lower()] or str(error).splitlines()
+        lines = [line for line in str(error).splitlines() if "error: " in line] or str(error).splitlines()
         raise _unable((lines or [type(error).__name__])[0].strip()[:200], _APT) from error
     if not right:
         raise _unable("a compiled function gives other values", "update torch")
