@@ -50,7 +50,7 @@ def plan_lines(settings: Settings, stage: Stage, start: Start, data: StageData, 
         f"  room       {room}",
         f"  steps      {steps}",
         f"  batch      {train.batch_size} a micro-batch x {train.accumulation} accumulated = {window} samples a step"
-        " (cut finer where that saves padding)",
+        " (of all processes together)",
         f"  shows      {mix_line(settings, stage)}{fallbacks}",
         f"  rates      {rates}; {warmup} cosine to {train.min_lr_share:.0%}",
         f"  starts at  {start.checkpoint or 'the base model ' + settings.model.llm} ({start.reason})",
@@ -108,6 +108,28 @@ def _validation_warnings(settings: Settings, stage: Stage, data: StageData, tota
     return found
 
 
+def _how(session: Session) -> list[str]:
+    """How the stage computes: precision, memory techniques, attention and packing, each with its reason."""
+    settings, train, attention = session.settings, session.settings.train, session.model.attention
+    dtype = settings.dtype
+    parts = [dtype if dtype == "float32" else f"{dtype} autocast, trained parameters in float32"]
+    parts += ["weights in NF4"] if settings.model.quantization == "nf4" else []
+    parts += ["gradient checkpointing"] if train.gradient_checkpointing else []
+    parts += ["activations wait in main memory"] if train.offload_activations else []
+    parts += ["layers compiled"] if train.compile else []
+    parts += [f"optimizer {train.optimizer}"]
+    lines = [f"  computes   {', '.join(parts)}, on {session.engine.device}"]
+    room = session.companions.squeeze.room
+    lines.append(f"  attention  {attention.name}: {attention.reason}")
+    if room.packed:
+        lines.append(f"  packs      samples into rows of up to {room.tokens:,} tokens, none of which sees another")
+    else:
+        why = "train.packing=false" if not train.packing else f"this attention cannot keep documents apart: {attention.reason}"
+        lines.append(f"  pads       up to {room.samples} samples of like length in a batch ({why})")
+    lines += [f"  changed    {text}: the same numbers but for rounding" for text in session.changed]
+    return lines
+
+
 def announce(session: Session, console: Console) -> None:
     """Print what was derived for a stage, and why, before its first step."""
     for line in plan_lines(session.settings, session.stage, session.start, session.data, session.windows):
@@ -119,9 +141,8 @@ def announce(session: Session, console: Console) -> None:
     trained = sum(sizes.values())
     parts = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
     console.note(f"  trains     {trained:,} of {everything:,} parameters ({trained / everything:.1%}): {parts}")
-    dtype = session.settings.dtype
-    precision = dtype if dtype == "float32" else f"{dtype} autocast, trained parameters in float32"
-    console.note(f"  computes   {precision}, on {session.engine.device}")
+    for line in _how(session):
+        console.note(line)
     if session.model.fresh:
         console.note(f"  new        {', '.join(session.model.fresh)} start fresh: {session.start.checkpoint} has none")
     for text in warnings(session.settings, session.stage, session.data, session.windows):
