@@ -237,7 +237,8 @@ def variable_length(
         )
     from torch.nn.attention.varlen import varlen_attn
 
-    q, k, v = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
+    # norms in 32 bit leave queries and keys in 32 bit, which this kernel does not take
+    q, k, v = (part[0].transpose(0, 1).to(value.dtype).contiguous() for part in (query, key, value))
     window = (sliding_window - 1, 0) if sliding_window else (-1, 0)
     options: dict[str, Any] = {"scale": scaling, "window_size": window, "enable_gqa": k.shape[1] != q.shape[1]}
     attend: Any = varlen_attn  # its arguments differ between releases
