@@ -94,16 +94,15 @@ def _use() -> str:
 def _figures(stage: Stage, meta: Mapping[str, Any]) -> str:
     shown, held_out = meta.get("shown", {}), meta.get("val_loss", {})
     total = sum(shown.values())
-    names = [name for name, share in stage.probabilities.items() if share > 0]
+    names = dict.fromkeys([*stage.reached, *shown, *(name for name in held_out if name != "all")])  # text is always measured
     rows = [
         (
             name,
-            f"{stage.probabilities[name]:.0%}",
+            _asked(stage, name),
             f"{shown.get(name, 0) / total:.1%}" if total else "-",
             f"{held_out[name]:.4f}" if name in held_out else "-",
         )
-        for name in [*names, *(extra for extra in shown if extra not in names)]
-        if name in stage.probabilities
+        for name in names
     ]
     if "all" in held_out:
         rows.append(("all", "", "", f"{held_out['all']:.4f}"))
@@ -113,6 +112,12 @@ def _figures(stage: Stage, meta: Mapping[str, Any]) -> str:
         solids = [(name, f"{value:.1%}") for name, value in judged.items()]
         text += "\n\nAnswers to held-out prompts, built by the CAD kernel:\n\n" + _table(("prompts", "valid solids"), solids)
     return text
+
+
+def _asked(stage: Stage, name: str) -> str:
+    """The share that a combination was to have, at the stage's beginning and end."""
+    begin, end = (stage.probabilities_at(share).get(name, 0.0) for share in (0.0, 1.0))
+    return f"{begin:.0%}" if begin == end else f"{begin:.0%} to {end:.0%}"
 
 
 def _training(
@@ -127,6 +132,8 @@ def _training(
         ("data", f"{data['train']['ids']:,} ids{f' ({have})' if have else ''}, {data['held_out']['ids']:,} held out"),
         ("left out", left_out),
         ("steps", f"{meta['step']:,} of {window} samples ({meta['step'] * window / max(1, data['train']['ids']):.2f} epochs)"),
+        ("ended early", meta.get("ended_early") or ""),
+        ("modality dropout", f"{train.modality_dropout:g}" if train.modality_dropout else ""),
         (
             "adapts",
             f"LoRA r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}" if lora.enabled else "the whole language model",

@@ -115,6 +115,7 @@ def metadata(session: Session, step: int, figures: Mapping[str, Any]) -> dict[st
         "samples": len(session.data.train_ids),
         "left_out": dict(Counter(problem.code for problem in session.data.left_out)),
         "probabilities": session.stage.probabilities,
+        "probabilities_end": session.stage.probabilities_end,
         "cached_features": session.cached.as_dict() if session.cached else None,
         "groups": [
             {
@@ -146,7 +147,7 @@ def curriculum(session: Session, meta: Mapping[str, Any], states: Mapping[str, o
         "step_in_epoch": step % per_epoch,
         "steps_per_epoch": per_epoch,
         "seed": settings.train.seed,
-        "probabilities": stage.probabilities,
+        "probabilities": stage.probabilities_at(step / max(1, session.windows.total - 1)),
         "shown": dict(meta.get("shown", {})),
         "states": dict(states),
         "stages": [_planned(settings, number, stage.number) for number in STAGE_NAMES],
