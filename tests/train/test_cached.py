@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 from cadmllm.cad.kernel import BuildResult, Verdict
 from cadmllm.console import Console
 from cadmllm.corpus.layout import DataSet, open_dataset
+from cadmllm.corpus.roster import Ids
 from cadmllm.corpus.sample import load_sample
 from cadmllm.corpus.shards import shard_paths
 from cadmllm.corpus.types import Batch
 from cadmllm.doctor.check import Situation
 from cadmllm.doctor.runner import CHECKS, run_checks
 from cadmllm.errors import CadmllmError
-from cadmllm.infer import judge
+from cadmllm.infer import sampling
 from cadmllm.models.weights import load_model
 from cadmllm.settings import Settings
 from cadmllm.train import loop, squeeze
@@ -223,10 +224,10 @@ def test_the_judge_reads_the_store(frozen, parts, store, console, monkeypatch) -
     s = frozen(data={"features": store})
     s.infer.max_new_tokens = 32
     session = opened(s, parts, console)
-    ids = [id_ for id_ in parts.ids if {"point_cloud", "image"} <= parts.modalities(id_)][:3]
-    monkeypatch.setattr(judge, "Workshop", NoKernel)
-    shares = judge.validator(parts, ids, s, 3)(session.model, session.stage)
-    assert set(shares) == {*session.stage.probabilities, "all"}
+    ids = [id_ for id_ in parts.ids if {"point_cloud", "image"} <= parts.modalities(id_)][:4]
+    monkeypatch.setattr(sampling, "Workshop", NoKernel)
+    shares = sampling.validator(parts, Ids(np.array(ids)), s, 4, console)(session.model, session.stage)
+    assert set(shares) == {"text", *session.stage.probabilities, "all"}
 
 
 def test_in_16_bits_the_losses_agree_as_far_as_16_bits_do(frozen, parts, console, tmp_path) -> None:
