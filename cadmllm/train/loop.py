@@ -84,18 +84,19 @@ def train(
         told = Told(console, metrics, Wandb(settings, planned[0], console), stop, validator, sampler, origins or {})
         try:
             for index, stage in enumerate(planned):
-                if resume and is_complete(stage.folder):
+                if resume and world.told(is_complete(stage.folder)):
                     console.note(f"stage {stage.number} is complete in {stage.folder}: going on")
                     results.append(summary(stage, metrics, True))
                     continue
-                if resume and has_saves(stage):
+                if resume and world.told(has_saves(stage)):
                     session = resume_session(settings, stage, dataset, console, cached, world)
                 else:
                     start = starting_point(settings, planned, index, from_scratch)
                     session = open_session(settings, stage, start, dataset, console, cached, world)
                 if overwrite:
                     world.on_main(lambda folder=stage.folder: discard(folder))
-                world.agree_on(session.fingerprint)
+                begins = {"the first step": session.begin, "the weights to start from": str(session.start.checkpoint)}
+                world.agree_on(session.fingerprint | begins)
                 results.append(StageRun(session, told).run())
                 del session
                 if not results[-1].finished:

@@ -29,12 +29,17 @@ def meeting(rank: int, size: int) -> Generator[None]:
     try:
         yield
     except RuntimeError as error:  # its errors (backend, network, store, time-out) derive from this
-        raise CadmllmError(
-            "E610",
-            f"process {rank} of {size} lost the others ({_first_line(error)})",
-            "one of them ended or hangs: its own message stands above, or in the log of its machine. Then go on from the newest "
-            "save: the same command with --resume (any number of processes)",
-        ) from error
+        raise gone(rank, size, error) from error
+
+
+def gone(rank: int, size: int, error: RuntimeError) -> CadmllmError:
+    """What to say when another process does not answer any more."""
+    return CadmllmError(
+        "E610",
+        f"process {rank} of {size} lost the others ({first_line(error)})",
+        "one of them ended or hangs: its own message stands above, or in the log of its machine. Then go on from the newest "
+        "save: the same command with --resume (any number of processes)",
+    )
 
 
 def meet(launch: Launch, device: torch.device, patience: float) -> Store:
@@ -77,7 +82,7 @@ def _wait_for_all(store: Store, launch: Launch, patience: float) -> None:
 
 
 def _no_meeting(launch: Launch, error: RuntimeError) -> CadmllmError:
-    text = _first_line(error)
+    text = first_line(error)
     if "EADDRINUSE" in str(error) or "address already in use" in str(error):
         return CadmllmError(
             "E610",
@@ -92,6 +97,7 @@ def _no_meeting(launch: Launch, error: RuntimeError) -> CadmllmError:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error of torch says, in a line."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return re.sub(r"^(\[[^\]]*\]\s*)+", "", line).split(". This is typically")[0][:200]  # gloo begins with its source file

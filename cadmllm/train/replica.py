@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from cadmllm.corpus.types import IGNORE, Batch
 from cadmllm.errors import CadmllmError
 from cadmllm.models.backbone import input_embedding
 from cadmllm.settings import Settings
+from cadmllm.train.rendezvous import first_line, gone, meeting
 
 if TYPE_CHECKING:
     from cadmllm.models.fusion import CadMLLM
@@ -111,8 +112,6 @@ class Replica:
     def _replicate(self) -> nn.Module:
         from torch.nn.parallel import DistributedDataParallel
 
-        from cadmllm.train.rendezvous import meeting
-
         with meeting(self.world.rank, self.world.size):  # takes the values of process 0
             return DistributedDataParallel(_Copies(self.copied), gradient_as_bucket_view=True)
 
@@ -152,6 +151,24 @@ class Replica:
             if total.requires_grad:
                 (total * 0.0).backward()
 
+    def give_up(self, error: RuntimeError, exhausted: bool) -> NoReturn:
+        """What a pass over shards failed with: the others are within it and cannot take it again, so the run ends here.
+
+        Raises:
+            CadmllmError: E609 when memory ran out (`exhausted`), E610 when another process is gone; else `error` itself.
+        """
+        if exhausted:
+            raise CadmllmError(
+                "E609",
+                f"out of memory on process {self.world.rank} of {self.world.size}; shards (train.distributed=fsdp) cannot be "
+                f"tried again in smaller micro-batches ({first_line(error)})",
+                "go on from the newest save with smaller ones: the same command with --resume --set train.pack_tokens=2048; or "
+                "--set train.gradient_checkpointing=true, or more GPUs",
+            ) from error
+        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+            raise gone(self.world.rank, self.world.size, error) from error
+        raise error
+
     def reduce(self) -> None:
         """Together, after the passes of a window: every gradient becomes the mean over the processes.
 
@@ -160,8 +177,6 @@ class Replica:
         """
         if self._copies is None:
             return
-        from cadmllm.train.rendezvous import meeting
-
         used = torch.tensor([parameter.grad is not None for parameter in self.copied], dtype=torch.uint8)
         with meeting(self.world.rank, self.world.size):
             torch.distributed.all_reduce(used, torch.distributed.ReduceOp.MAX)

@@ -175,16 +175,19 @@ def _assemble(
     world: World | None,
 ) -> Session:
     world = world or open_world(settings)
+    sharded = world.size > 1 and settings.train.distributed == "fsdp"
+    # what is to be sharded is loaded in main memory: a GPU need not hold all of it
+    loading = settings.model_copy(update={"device": "cpu"}) if sharded else settings
     widths = cached.widths if cached else None
     if start.checkpoint is None:
-        model = build_model(settings, stage.number, cached=widths)
+        model = build_model(loading, stage.number, cached=widths)
     else:
         verify(start.checkpoint)
-        model = load_model(start.checkpoint, settings, stage.number, cached=widths)
+        model = load_model(start.checkpoint, loading, stage.number, cached=widths)
+    replica = world.wrap(model, settings) if world.size > 1 else None
     attention = model.settle_attention()
     if settings.train.compile:
         console.note(compile_layers(model))
-    replica = world.wrap(model, settings) if world.size > 1 else None
     collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, settings.train.max_seq_length)
     room = room_of(settings, attention.isolates)
     share = world.share if world.size > 1 else None

@@ -276,7 +276,12 @@ class StageRun:
 
     def _judged(self) -> dict[str, float]:
         s, validator = self.session, self.told.validator
-        if validator is None or (s.engine.replica is not None and s.engine.replica.sharded):
+        if validator is None:
+            return {}
+        if s.engine.replica is not None and s.engine.replica.sharded:
+            self.console.note(
+                "train.judge_samples: a model in shards (train.distributed=fsdp) answers no prompts while it trains"
+            )
             return {}
         return self.world.on_main(lambda: validator(s.model, s.stage)) or {}
 

@@ -142,7 +142,9 @@ def _gradients(engine: Engine, batches: Sequence[Batch], supervised: int) -> lis
         if replica is not None:
             replica.idle(lacking)  # before anything is said: the others may be within a pass
     except RuntimeError as error:
-        if not _exhausted(error) or (replica is not None and replica.sharded):  # shards wait for each other within a pass
+        if replica is not None and replica.sharded:
+            replica.give_up(error, _exhausted(error))
+        if not _exhausted(error):
             raise
         failed = error
     if engine.any(failed is not None):

@@ -141,6 +141,9 @@ class HeldOut:
     ) -> tuple[dict[str, tuple[float, float]], bool]:
         """This process's part of the sums, and whether memory ran out on the way."""
         sums = dict.fromkeys(self.items, (0.0, 0.0))
+        replica = engine.replica
+        # sharded layers are put together by all processes for every pass: all have to make as many, and know it before the first
+        lacking = 0 if replica is None else replica.lacking(len(passes))
         try:
             for name, members in passes:
                 # what cannot be read any more leaves a pass of no effect: the processes count on each other's passes
@@ -148,11 +151,11 @@ class HeldOut:
                 loss_sum, supervised = self._forward(engine, encoded or [self._filler()], room)
                 if encoded:
                     sums[name] = (sums[name][0] + loss_sum, sums[name][1] + supervised)
-            if self.world is not None and self.settings.train.distributed == "fsdp":
-                # sharded layers are put together by all processes for every pass: all have to make as many
-                for _ in range(self.world.most(len(passes)) - len(passes)):
-                    self._forward(engine, [self._filler()], room)
-        except torch.OutOfMemoryError:
+            for _ in range(lacking):
+                self._forward(engine, [self._filler()], room)
+        except torch.OutOfMemoryError as error:
+            if replica is not None and replica.sharded:
+                replica.give_up(error, exhausted=True)
             return sums, True
         return sums, False
 

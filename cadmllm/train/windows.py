@@ -152,7 +152,7 @@ class Windows(Dataset[Window]):
             # a modality that is not there, or that could not be read; one that was dropped is no such thing
             fell_back += item.draw.fell_back or encoded.sample.combination != item.draw.shown
         problems = self.dataset.problems[known:]
-        if mine and not found:
+        if mine and not found and self.share is None:  # others may have some
             remedy = f"look at the data: cadmllm data check {self.settings.data.root}"
             message = f"step {index + 1}: none of its {len(mine)} samples can be read any more; the last: {problems[-1].message}"
             raise CadmllmError("E406", message, remedy)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from cadmllm import __version__
 from cadmllm.errors import CadmllmError, Exit
 from cadmllm.settings import Settings
 from cadmllm.train.launch import Launch, overridden, parent_command, read_launch
@@ -47,6 +48,7 @@ class World:
         self.launch = launch
         self._store = store
         self._turns = 0
+        self._common: CadmllmError | None = None  # an error that every process raises, so that one of them is to print it
 
     @property
     def main(self) -> bool:
@@ -55,9 +57,11 @@ class World:
     def __enter__(self) -> World:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         if kind is None or self.device.type == "cpu":  # NCCL may wait for the others, who have no reason to come after an error
             self.close()
+        if isinstance(error, CadmllmError) and error is self._common and not self.main:
+            raise SystemExit(int(error.exit_code))
 
     def close(self) -> None:
         """End the process group."""
@@ -102,6 +106,10 @@ class World:
         """Together: whether anyone says so (a signal that reached one process stops all after the same step)."""
         return flag if self.size == 1 else self.most(int(flag)) > 0
 
+    def told(self, value: T) -> T:
+        """Together: the main process's `value` (plain JSON data). What lies in a run's folder is judged by its eyes."""
+        return self.gather(value)[0]
+
     def barrier(self) -> None:
         """Together: wait until all are here."""
         self.most(0)
@@ -121,7 +129,7 @@ class World:
             values = [str(theirs.get(name, "(not set)")) for theirs in everyone]
             if len(set(values)) > 1:
                 other = next(rank for rank, value in enumerate(values) if value != values[0])
-                raise CadmllmError(
+                raise self._everywhere(
                     "E610",
                     f"the processes do not agree on {name}: process 0 has {values[0]}, process {other} has {values[other]}",
                     "start all of them with the same command, settings file and environment, on the same data and code",
@@ -179,7 +187,11 @@ class World:
         for rank, failed in enumerate(failures):
             if failed is not None:
                 where = "" if rank == 0 else f" (process {rank} of {self.size}, on {failed['host']})"
-                raise CadmllmError(failed["code"], failed["message"] + where, failed["remedy"], exit_code=Exit(failed["exit"]))
+                raise self._everywhere(failed["code"], failed["message"] + where, failed["remedy"], Exit(failed["exit"]))
+
+    def _everywhere(self, code: str, message: str, remedy: str, exit_code: Exit = Exit.USER) -> CadmllmError:
+        self._common = CadmllmError(code, message, remedy, exit_code=exit_code)
+        return self._common
 
     # -- dividing the work ---------------------------------------------------------------------------------------------------
 
@@ -267,11 +279,22 @@ def open_world(settings: Settings, console: Console | None = None, *, patience: 
     if device.type == "cuda":
         torch.cuda.set_device(device)
     world = World(launch, device, meet(launch, device, patience))
+    world.agree_on(_facts(settings))
     said = [f"{launch.size} processes (started by {launch.by}), train.distributed={settings.train.distributed}"]
     for line in said + overridden(os.environ, settings.train.distributed, settings.dtype):
         if console is not None:
             world.console(console).note(line)
     return world
+
+
+def _facts(settings: Settings) -> dict[str, object]:
+    """What every process must have been given alike, flat; where files lie may differ from machine to machine."""
+    groups = settings.model_dump(mode="json", by_alias=True, include={"model", "lora", "train", "stages", "dtype"})
+    flat: dict[str, object] = {"the version of cadmllm": __version__, "the version of torch": torch.__version__.split("+")[0]}
+    for group, values in groups.items():
+        flat |= {f"{group}.{key}": value for key, value in values.items()} if isinstance(values, dict) else {group: values}
+    del flat["model.points_checkpoint"]
+    return flat
 
 
 def own_device(settings: Settings, launch: Launch) -> torch.device:
