@@ -226,7 +226,7 @@ def test_the_judge_reads_the_store(frozen, parts, store, console, monkeypatch) -
     session = opened(s, parts, console)
     ids = [id_ for id_ in parts.ids if {"point_cloud", "image"} <= parts.modalities(id_)][:4]
     monkeypatch.setattr(sampling, "Workshop", NoKernel)
-    shares = sampling.validator(parts, Ids(np.array(ids)), s, 4, console)(session.model, session.stage)
+    shares = sampling.validator(parts, Ids(np.array(ids, dtype="S")), s, 4, console)(session.model, session.stage)
     assert set(shares) == {"text", *session.stage.probabilities, "all"}
 
 
