@@ -223,6 +223,5 @@ def _numbers(group: object) -> Iterator[tuple[str, float]]:
 
 
 def _nothing(run: Path, message: str) -> CadmllmError:
-    return CadmllmError(
-        "E611", message, f"name the folder of a run (run.dir), or make one: cadmllm train all --set run.dir={run}"
-    )
+    remedy = f"name a run's folder (run.dir), or make a run: cadmllm train all --preset tiny --set run.dir={run}"
+    return CadmllmError("E611", message, remedy)

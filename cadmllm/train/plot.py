@@ -17,7 +17,7 @@ FINE = 3  # times finer than the page: what is drawn is then made smaller, so th
 GRID, EDGE, STAGE = "#e6eaf0", "#b8c2cf", "#c3ccd8"
 LEFT, RIGHT, BELOW, ABOVE = 46, 10, 18, 30  # px about the plot: labels of the axes, legend
 DASH = 6  # px
-SPIKES = 99.8  # %, of the noise that the axis shows
+SPIKES, WILD = 99.8, 5.0  # the axis shows so many % of the values, and none beyond so many times what 95 % stay below
 
 
 @dataclass(slots=True)
@@ -91,8 +91,8 @@ class Scale:
 
 def linear(low: float, high: float, count: int = 5) -> Scale:
     """About `count` round ticks that enclose the values."""
-    if not high > low:
-        low, high = (0.0, high or 1.0) if high >= 0.0 else (low, 0.0)
+    if high - low <= 1e-9 * max(1.0, abs(low), abs(high)):  # a value alone: from or to 0
+        low, high = (0.0, high if high > 1e-9 else 1.0) if high >= 0.0 else (min(low, -1e-9), 0.0)
     step = nice((high - low) / count)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(round(k * step, 12) for k in range(first, last + 1))
@@ -118,7 +118,7 @@ def nice(step: float) -> float:
 
 
 def fitted(curves: Sequence[Curve], *, log: bool = False, zero: bool = False) -> tuple[Scale, int, float]:
-    """The axis that shows all lines and nearly all noise.
+    """The axis that shows nearly all values.
 
     Args:
         curves: at least one finite value among them.
@@ -130,19 +130,18 @@ def fitted(curves: Sequence[Curve], *, log: bool = False, zero: bool = False) ->
     """
     usable = [c.y[np.isfinite(c.y) & ((c.y > 0.0) | (not log))] for c in curves]
     usable = [values for values in usable if len(values)]
-    lines = [line[np.isfinite(line) & ((line > 0.0) | (not log))] for line in (c.line() for c in curves)]
-    drawn = np.concatenate([line for line in lines if len(line)])
-    top = max([float(np.percentile(values, SPIKES)) for values in usable])
-    settled = float(np.percentile(drawn, 99.0))
-    top = max(settled, min(top, 4.0 * settled if settled > 0.0 else top))  # one wild step must not flatten all others
+    everything = np.concatenate(usable)
+    top = max(float(np.percentile(values, SPIKES)) for values in usable)
+    usual = max(float(np.percentile(values, 95.0)) for values in usable)
+    if usual > 0.0:
+        top = min(top, WILD * usual)  # one wild step must not flatten all others
     low = min(float(np.percentile(values, 100.0 - SPIKES)) for values in usable)
-    low = min(low, float(drawn.min())) if not log else max(low, top * 1e-6)
+    low = max(low, top * 1e-6) if log else min(low, top)
     if log:
         scale = logarithmic(low * 0.9, top * 1.1)
     else:
         pad = 0.04 * (top - low)
         scale = linear(0.0 if zero or 0.0 <= low < 0.3 * top else low - pad, top + pad)
-    everything = np.concatenate(usable)
     return scale, int((everything > scale.high).sum()), float(everything.max())
 
 
