@@ -31,7 +31,7 @@ TEXT_RISE = 0.05  # of the held-out loss of text alone: the same samples each ti
 TEXT_NATS = 0.02
 SETTLING_LEAST = 10  # steps of a stage's start, where a jump is expected: these, or the warm-up if it is longer,
 SETTLING = 0.2  # but at most this share of the stage
-WINDOW_SHARE, WINDOW_LEAST = 0.05, 5  # share of a stage's steps that beginning and present are each taken over (50 at most)
+WINDOW_SHARE, WINDOW_LEAST = 0.05, 10  # share of a stage's steps that beginning and present are each taken over (50 at most)
 WINDOW_MOST = 50
 JUDGED_SHARE, JUDGED_LEAST = 0.25, 20  # share of a stage, and steps, between its beginning and the first verdict
 AGAIN = 200  # steps before the same thing is said again
@@ -129,7 +129,8 @@ class Vigil:
             return None
         usual = statistics.median(before)
         deviation = 1.4826 * statistics.median(abs(value - usual) for value in before)
-        if loss <= max(usual + SPIKE_DEVIATIONS * deviation, usual * SPIKE_SHARE, usual + SPIKE_RISE):
+        # the largest, too: where one hard sample in twenty makes such a loss, it is no news
+        if loss <= max(usual + SPIKE_DEVIATIONS * deviation, usual * SPIKE_SHARE, usual + SPIKE_RISE, *before):
             return None
         self._spikes += 1
         if not self._is_news("spike", record["step"], loss / max(usual, SPIKE_RISE)):
@@ -143,7 +144,7 @@ class Vigil:
         return Notice(
             "spike",
             f"step {record['step']}: the loss jumped to {loss:.4f}, usually {usual:.4f}{more}{shown}",
-            f"one spike does no harm; {look} they come often: "
+            f"a hard or broken sample does this once, and it does no harm; {look} spikes come often: "
             + remedies.again(self._stage, f"train.clip={train.clip / 2:g}")
             + f", or --set stages.{self._stage}.lr={rate / 2:g}",
         )
