@@ -55,6 +55,7 @@ class Board:
             console = RichConsole(file=err, highlight=False)
             self._live = Live(console=console, transient=True, auto_refresh=False, redirect_stdout=stdout)
             self._live.__enter__()
+            self._draw(now=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:

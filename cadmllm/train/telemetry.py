@@ -190,7 +190,8 @@ class Wandb:
             self._log(values, step)
 
     def _log(self, values: Callable[[], dict[str, Any]], step: int | None) -> None:
-        if self._run is not None and (step is None or step > self._told):
+        # the newest step itself may have got one value more: what was held out after it
+        if self._run is not None and (step is None or step >= self._told):
             axis = {} if step is None else {AXIS: step}
             self._guarded("log", lambda: self._run.log(values() | axis))
 

@@ -20,7 +20,13 @@ def stage(number: int, steps: int, total: int | None = None, gpu: bool = True, *
     """A stage of made-up records."""
     made = Stage(number)
     for step in range(1, steps + 1):
-        record = {"stage": number, "step": step, "total_steps": total or steps, "loss": 1.0 + 1.0 / step, "lr": 1e-4 / step}
+        record: dict[str, object] = {
+            "stage": number,
+            "step": step,
+            "total_steps": total or steps,
+            "loss": 1.0 + 1.0 / step,
+            "lr": 1e-4 / step,
+        }
         record |= {"grad_norm": 1.0 + 0.5 * math.sin(step), "updated": True, "mix": {"text": 3, "text+point_cloud": 1}}
         record |= {"tokens_per_s": 900.0, "samples_per_s": 4.0, "seconds": 2.0, "waited": 0.1, "tokens": 900, "computed": 1000}
         record |= {"samples": 8, "supervised": 300, "rates": {"llm": 1e-4 / step, "rows": 1e-4 / step, "points": 5e-4 / step}}

@@ -103,6 +103,7 @@ def test_what_is_said_meanwhile_stands_above_the_panel(terminal: Callable[[], Te
     err = terminal()
     console = Console()
     with Board(console, "stage 2 of 3", 10) as board:
+        assert any("waiting for the first step" in line for line in screen(err.getvalue()))
         for step in range(1, 7):
             board.step({**RECORD, "step": step})
             if step == 2:

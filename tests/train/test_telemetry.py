@@ -164,7 +164,7 @@ def test_a_resumed_run_continues_its_curves(settings, console, service) -> None:
     again.start(5)  # killed after step 7, its newest save is that of step 5
     for step in range(6, 10):
         again.log({"train/loss": 1.0}, step)
-    assert [values[AXIS] for values in run.logged] == [8, 9]
+    assert [values[AXIS] for values in run.logged] == [7, 8, 9]
     _wandb(settings, console).start(0)  # nothing was kept: another run
     ids = [options["id"] for options in service]
     assert ids[0] == ids[1] != ids[2]
