@@ -84,7 +84,9 @@ class Memory:
 
     def as_dict(self) -> dict[str, object]:
         """For `--json`: bytes by name, in all, and per token."""
-        parts = [{"part": line.name, "bytes": line.bytes, "place": line.place} for line in self.lines if line.bytes]
+        parts = [
+            {"part": line.name, "bytes": line.bytes, "place": line.place, "why": line.why} for line in self.lines if line.bytes
+        ]
         return {"card": self.total, "ram": self.ram, "tokens": self.tokens, "bytes_per_token": self.slope, "parts": parts}
 
 

@@ -15,7 +15,7 @@ GROUPS = {
     "language model": ("language model: ",),
     "LoRA": ("LoRA",),
     "added rows": ("added rows",),
-    "encoders, projectors": ("point ", "image ", "projectors", "encoders"),
+    "encoders and projectors": ("point ", "image ", "projectors", "encoders"),
     "layer inputs": ("inputs of the layers", "activations of the layers"),
     "layer at work": ("the layer at work",),
     "the rest": ("a matrix unpacked", "head", "features", "allocator slack"),
