@@ -74,10 +74,11 @@ def check_run_folder(stages: Sequence[Stage], resume: bool, overwrite: bool) -> 
     names = " ".join(f"stage{stage.number}" for stage in stages)
     run_dir = stages[0].folder.parent
     if resume:
-        if not any(is_complete(stage.folder) or has_saves(stage) for stage in stages):
+        # killed before its first save a stage has a folder and nothing in it that counts: it is resumed from its beginning
+        if not any(stage.folder.is_dir() for stage in stages):
             raise CadmllmError(
                 "E604",
-                f"{run_dir} holds no save of {names.replace(' ', ', ')}",
+                f"{run_dir} holds no run of {names.replace(' ', ', ')}",
                 f"start it: cadmllm train {names} (without --resume), or name the run's folder: --set run.dir=FOLDER",
             )
         return

@@ -91,6 +91,8 @@ def train(
                 if resume and world.told(has_saves(stage)):
                     session = resume_session(settings, stage, dataset, console, cached, world)
                 else:
+                    if resume and stage.folder.is_dir():
+                        console.note(f"stage {stage.number} was cut off before its first save: it starts over")
                     start = starting_point(settings, planned, index, from_scratch)
                     session = open_session(settings, stage, start, dataset, console, cached, world)
                 if overwrite:
