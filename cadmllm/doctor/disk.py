@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cadmllm.doctor.check import Finding, Level, Outcome, Situation
-from cadmllm.places import bundled
-from cadmllm.plan.sizes import GIB, shape_of
+from cadmllm.plan.disk import run_bytes, stage_disk
+from cadmllm.plan.sizes import GIB
 
 if TYPE_CHECKING:
     from cadmllm.settings import Settings
 
-SMALL = 200 * 2**20  # projectors, added rows, tokenizer, logs of one save
 PROBE = b"cadmllm " * 8192  # 64 KiB: more than a file system keeps inside its directory entry
 
 
@@ -67,17 +66,5 @@ def write_probe(folder: Path) -> None:
 
 
 def needed_bytes(settings: Settings, stages: tuple[int, ...]) -> tuple[int, bool]:
-    """Bytes that all saves of a run take at most, and whether the model's size is known.
-
-    A stage keeps its final checkpoint (trained weights, 32 bit) and, with `train.save_steps`, `save_total_limit` step saves
-    of weights and AdamW's two moments; one more is written before the oldest goes.
-    """
-    llm = str(bundled("checkpoints/tiny-base")) if settings.model.llm == "tiny" else settings.model.llm
-    shape = shape_of(llm)
-    if shape is None:
-        trained = 100_000_000
-    else:
-        trained = shape.lora_parameters(settings.lora.r) if settings.lora.enabled else shape.parameters
-    final = 4 * trained + SMALL
-    step_saves = (settings.train.save_total_limit + 1) * (12 * trained + SMALL) if settings.train.save_steps else 0
-    return len(stages) * (final + step_saves), shape is not None
+    """Bytes that all saves of a run take at most (`plan/disk.py`), and whether the model's size is known."""
+    return run_bytes(settings, stages), all(stage_disk(settings, stage).known for stage in stages)

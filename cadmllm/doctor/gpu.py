@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from cadmllm.corpus.types import CAD_SIZE
 from cadmllm.doctor.check import Finding, Level, Outcome, Situation
 from cadmllm.doctor.probe import run_probe
 from cadmllm.places import bundled, under_wsl
+from cadmllm.plan.memory import longest_fit, predict
+from cadmllm.plan.parts import UnknownShape
 from cadmllm.plan.sizes import GIB, shape_of
 
 SLOW_ON_CPU = 1e9  # parameters: a CPU trains 7M at 2,000 tokens/s, so one epoch of a larger one takes months
-CONTEXT = 2**29  # bytes that CUDA and its libraries take before any tensor
 _NVML = """
 import pynvml
 try:
@@ -153,25 +153,25 @@ def _without_gpu(situation: Situation) -> Outcome:
 
 
 def _judge_memory(situation: Situation, card: Card) -> list[Finding]:
-    """Weights, what is trained and CUDA itself must fit; activations come on top, so this is what cannot work, not what will."""
-    settings = situation.needed
-    shape = shape_of(settings.model.llm)
-    if shape is None:
+    """What stands on the card whatever is computed must fit; so should the largest micro-batch (else training makes it smaller)."""
+    settings, stage = situation.needed, max(situation.stages, default=3)
+    try:
+        memory = predict(settings, stage, device="cuda")
+    except UnknownShape:
         return []
-    weights = shape.weight_bytes(settings.dtype, settings.model.quantization, head=False)
-    trained = shape.lora_parameters(settings.lora.r) if settings.lora.enabled else shape.parameters
-    states = 16 * (trained + 2 * CAD_SIZE * shape.hidden)  # weights, gradient and AdamW's two moments in 32 bit
-    need = weights + states + CONTEXT
+    standing = predict(settings, stage, tokens=0, device="cuda").total
     name = f"{settings.model.llm} ({settings.model.quantization if settings.model.quantization != 'none' else settings.dtype})"
-    parts = (
-        f"{weights / GIB:.1f} GiB of weights, {states / GIB:.1f} to train and {CONTEXT / GIB:.1f} for CUDA, before activations"
-    )
-    if need > card.total:
+    parts = f"{standing / GIB:.1f} GiB for weights, what trains them and CUDA, before activations"
+    if standing > card.total:
         remedy = "--preset 16gb (NF4), 8gb or tiny; see: cadmllm config presets"
-        return [
-            Finding("E813", Level.FAIL, "gpu", f"{name} needs {parts}; the {card.name} has {card.total / GIB:.1f} GiB", remedy)
-        ]
-    if need > card.free:
-        message = f"{name} needs {parts}; {card.free / GIB:.1f} GiB of {card.total / GIB:.1f} are free"
-        return [Finding("E813", Level.WARN, "gpu", message, "close what else uses the GPU: nvidia-smi")]
+        message = f"{name} needs {parts}; the {card.name} has {card.total / GIB:.1f} GiB"
+        return [Finding("E813", Level.FAIL, "gpu", message, remedy)]
+    have = f"{card.free / GIB:.1f} GiB of {card.total / GIB:.1f} are free"
+    if standing > card.free:
+        return [Finding("E813", Level.WARN, "gpu", f"{name} needs {parts}; {have}", "close what else uses the GPU: nvidia-smi")]
+    if memory.total > card.free:
+        fits = longest_fit(settings, stage, card.free) // 256 * 256
+        message = f"{name} takes {memory.total / GIB:.1f} GiB with {memory.tokens:,} tokens a micro-batch, by arithmetic; {have}"
+        remedy = f"--set train.pack_tokens={max(256, fits)}, or close what else uses the GPU: nvidia-smi"
+        return [Finding("E813", Level.WARN, "gpu", message, remedy)]
     return []

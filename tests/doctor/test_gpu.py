@@ -71,13 +71,19 @@ def test_a_driver_that_torch_cannot_use():
 def test_the_guides_bf16_does_not_fit_16_gb_and_ours_does(machine):
     ours = resolve(preset="16gb", environ={}).settings
     assert machine(ours, [BLACKWELL]).level is Level.OK
-    guide = ours.model_copy(update={"model": ours.model.model_copy(update={"quantization": "none"})})
+    guide = ours.model_copy(update={"model": ours.model.model_copy(update={"quantization": "none", "embedding_device": "auto"})})
     (finding,) = machine(guide, [BLACKWELL]).findings
     assert (finding.code, finding.level) == ("E813", Level.FAIL)
-    assert "14.1 GiB of weights" in finding.message
+    assert "17.1 GiB for weights, what trains them and CUDA, before activations" in finding.message
     busy = Card(BLACKWELL.name, BLACKWELL.total, 2 * GIB, (12, 0))
     (finding,) = machine(ours, [busy]).findings
     assert (finding.code, finding.level) == ("E813", Level.WARN)
+    assert "before activations" in finding.message
+    tight = Card(BLACKWELL.name, BLACKWELL.total, 11 * GIB, (12, 0))
+    (finding,) = machine(ours, [tight]).findings
+    assert (finding.code, finding.level) == ("E813", Level.WARN)
+    assert "10,240 tokens a micro-batch" in finding.message
+    assert "train.pack_tokens=" in finding.remedy
 
 
 @pytest.mark.parametrize("name", ["8gb", "12gb", "16gb", "24gb", "80gb"])
