@@ -153,7 +153,7 @@ def _without_gpu(situation: Situation) -> Outcome:
 
 
 def _judge_memory(situation: Situation, card: Card) -> list[Finding]:
-    """What stands on the card whatever is computed must fit; so should the largest micro-batch (else training makes it smaller)."""
+    """What stands on the card whatever is computed must fit; so should the largest micro-batch (else training cuts it)."""
     settings, stage = situation.needed, max(situation.stages, default=3)
     try:
         memory = predict(settings, stage, device="cuda")
