@@ -65,7 +65,9 @@ def mix_line(settings: Settings, stage: Stage) -> str:
     text = ", ".join(f"{name} {first:.0%}" + ("" if first == last else f" to {last:.0%}") for name, first, last in shares)
     dropout = settings.train.modality_dropout
     shown = [part.replace("_", " ") for part in stage.modalities if part != "text"]
-    return text + (f"; {' and '.join(shown)} dropped with probability {dropout:g} each" if dropout and shown else "")
+    if not (dropout and shown):
+        return text
+    return f"{text}; {' and '.join(shown)} dropped with probability {dropout:g}{' each' if len(shown) > 1 else ''}"
 
 
 def warnings(settings: Settings, stage: Stage, data: StageData, windows: Windows) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from cadmllm.errors import CadmllmError
 from cadmllm.models.stages import stage_folder, write_manifest
 from cadmllm.settings import Settings
+from cadmllm.train import report
 from cadmllm.train.curriculum import Stage, plan_stages, starting_point
 
 
@@ -143,3 +145,37 @@ def test_patience_without_validations_is_a_usage_error_with_the_command(settings
     assert "--set train.val_steps=" in caught.value.remedy
     values = settings(stages={"2": {"epochs": 1, "patience": 3}}, train={"val_steps": 5})
     assert plan_stages(values, [2])[0].patience == 3
+
+
+# what is said before the first step
+
+
+def _warned(settings, held_out: int, total: int = 20, **values) -> list[str]:
+    s = settings(**values)
+    dataset = SimpleNamespace(modality_counts=lambda _: {"text": 9, "point_cloud": 9, "image": 9})
+    data = SimpleNamespace(train_ids=range(9), val_ids=range(held_out))
+    return report.warnings(s, plan_stages(s, [2])[0], data, SimpleNamespace(dataset=dataset, total=total))
+
+
+def test_patience_that_cannot_end_a_stage_is_warned_about(settings) -> None:
+    patient = {"stages": {"2": {"epochs": 1, "patience": 4}}}
+    (text,) = _warned(settings, 3, **patient, train={"val_steps": 5, "warmup_steps": 2})
+    assert "cannot end it earlier" in text
+    assert "--set train.val_steps=1" in text
+    assert _warned(settings, 3, total=21, **patient, train={"val_steps": 5, "warmup_steps": 2}) == []
+
+
+def test_what_needs_held_out_ids_is_warned_about_without_them(settings) -> None:
+    (text,) = _warned(settings, 0, train={"sample_steps": 5, "judge_samples": 3, "warmup_steps": 2})
+    assert "train.sample_steps and train.judge_samples" in text
+    assert "data.val" in text
+    assert _warned(settings, 0, train={"warmup_steps": 2}) == []
+
+
+def test_the_mix_is_told_with_where_it_moves_and_what_is_dropped(settings) -> None:
+    moving = {"epochs": 1, "probabilities": EARLY, "probabilities_end": {"text": 1.0}}
+    s = settings(stages={"1": {"epochs": 1}, "2": moving}, train={"modality_dropout": 0.2})
+    assert report.mix_line(s, plan_stages(s, [2])[0]) == (
+        "text 80% to 100%, text+point_cloud 20% to 0%; point cloud dropped with probability 0.2"
+    )
+    assert report.mix_line(s, plan_stages(s, [1])[0]) == "text 100%"
