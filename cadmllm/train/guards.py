@@ -58,6 +58,11 @@ def has_saves(stage: Stage) -> bool:
     return any((stage.folder / STEPS).glob(f"{SAVE_PREFIX}*"))
 
 
+def just_begun(stage: Stage) -> bool:
+    """Whether the stage was killed before its first save: its folder is there, and nothing in it but what such a run makes."""
+    return stage.folder.is_dir() and all(path.name == STEPS or path.name.startswith(".") for path in stage.folder.iterdir())
+
+
 def check_run_folder(stages: Sequence[Stage], resume: bool, overwrite: bool) -> None:
     """Never write over another run unasked, never resume what is not there.
 
@@ -74,11 +79,10 @@ def check_run_folder(stages: Sequence[Stage], resume: bool, overwrite: bool) -> 
     names = " ".join(f"stage{stage.number}" for stage in stages)
     run_dir = stages[0].folder.parent
     if resume:
-        # killed before its first save a stage has a folder and nothing in it that counts: it is resumed from its beginning
-        if not any(stage.folder.is_dir() for stage in stages):
+        if not any(is_complete(stage.folder) or has_saves(stage) or just_begun(stage) for stage in stages):
             raise CadmllmError(
                 "E604",
-                f"{run_dir} holds no run of {names.replace(' ', ', ')}",
+                f"{run_dir} holds no save of {names.replace(' ', ', ')}",
                 f"start it: cadmllm train {names} (without --resume), or name the run's folder: --set run.dir=FOLDER",
             )
         return

@@ -14,7 +14,7 @@ from cadmllm.train import report
 from cadmllm.train.cached import open_features
 from cadmllm.train.checkpoint import discard
 from cadmllm.train.curriculum import Start, plan_stages, starting_point
-from cadmllm.train.guards import Interrupts, check_run_folder, has_saves
+from cadmllm.train.guards import Interrupts, check_run_folder, has_saves, just_begun
 from cadmllm.train.keeper import StageResult, Told, summary
 from cadmllm.train.metrics import Metrics
 from cadmllm.train.session import open_session, resume_session, stage_data
@@ -91,7 +91,7 @@ def train(
                 if resume and world.told(has_saves(stage)):
                     session = resume_session(settings, stage, dataset, console, cached, world)
                 else:
-                    if resume and stage.folder.is_dir():
+                    if resume and just_begun(stage):
                         console.note(f"stage {stage.number} was cut off before its first save: it starts over")
                     start = starting_point(settings, planned, index, from_scratch)
                     session = open_session(settings, stage, start, dataset, console, cached, world)

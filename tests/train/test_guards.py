@@ -56,6 +56,8 @@ def test_a_folder_in_use_is_never_written_over_unasked(settings) -> None:
     folder = s.run.dir / "stage1_text_model"
     folder.mkdir(parents=True)
     assert _code(s) is None  # empty
+    (folder / "steps" / ".step_000001").mkdir(parents=True)
+    assert _code(s, resume=True) is None  # killed inside its first save: it starts over
     (folder / "model.safetensors").write_text("somebody's")
     assert _code(s) == "E605"
     assert _code(s, numbers=(2,)) is None
