@@ -89,6 +89,8 @@ def load_backbone(settings: Settings, device: torch.device | None = None) -> Bac
     if input_embedding(model).weight.shape[0] < text_size:
         raise _unloadable(source, f"its tokenizer has {text_size} items, more than its embedding's rows")
     fingerprint = _fingerprint(model, tokenizer)
+    if settings.model.quantization == "nf4":
+        _keep_as_packed(model)
     if settings.lora.enabled:
         _hold_in(model, getattr(torch, settings.dtype))
         model = _with_lora(model, settings, source)
@@ -223,6 +225,15 @@ def quiet_bitsandbytes() -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
+def _keep_as_packed(model: PreTrainedModel) -> None:
+    """On a CPU bitsandbytes repacks the weights for inference in the first evaluation, and gives no gradients from then on."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
 def _hold_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Frozen weights that came as the files have them, in the type they are to be held in; 4-bit ones give it when unpacked."""
     for parameter in model.parameters():
@@ -234,6 +245,7 @@ def _hold_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 def _with_lora(model: PreTrainedModel, settings: Settings, source: str) -> PreTrainedModel:
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
 
     present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     absent = [name for name in LORA_TARGETS if name not in present]
@@ -243,8 +255,16 @@ def _with_lora(model: PreTrainedModel, settings: Settings, source: str) -> PreTr
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
     with warnings.catch_warnings():  # peft asks transformers by a name that is about to go, which tells users nothing
         warnings.simplefilter("ignore", FutureWarning)
-        # it passes every other attribute on to the model inside
-        return cast("PreTrainedModel", get_peft_model(model, config))
+        wrapped = get_peft_model(model, config)
+    for module in wrapped.modules():
+        if isinstance(module, LoraLayer):
+            # peft copies what comes in to float32, a copy for each layer, which autocast then takes back to 16 bit
+            module._cast_input_dtype = _input_of_lora  # ty: ignore[invalid-assignment]
+    return cast("PreTrainedModel", wrapped)  # it passes every other attribute on to the model inside
+
+
+def _input_of_lora(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(dtype)
 
 
 def _fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:

@@ -69,6 +69,27 @@ def test_gradients_reach_lora_rows_and_projectors_and_nothing_that_is_frozen(set
         assert any(part in name and float(model.get_parameter(name).grad.abs().sum()) > 0 for name in reached), part
 
 
+def test_an_evaluation_in_between_changes_neither_loss_nor_gradients(settings, make_batch) -> None:
+    model = _model(settings)
+    batch = make_batch(model.text_size)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        _loss(model, batch).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    before, loss = gradients(), _loss(model, batch).detach()
+    model.eval()
+    with torch.no_grad():
+        _loss(model, batch)
+        model.step(model.embed(batch).bfloat16(), None, batch.attention_mask, batch.position_ids, None)
+    model.train()
+    after = gradients()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert torch.equal(_loss(model, batch).detach(), loss)
+
+
 @pytest.mark.parametrize("kind", ["adamw", "paged_adamw_8bit"])
 def test_it_learns(settings, make_batch, kind: str) -> None:
     model = _model(settings, 2, train_encoders=True)
