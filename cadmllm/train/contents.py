@@ -53,7 +53,7 @@ def snapshot(
         training: with the optimizer's and the random state; a finished stage needs neither.
         states: JSON state of what steers the stage (patience, adaptive rates, vigil), for curriculum.json.
         origins: dotted key -> where the value came from (`resolve.Resolved.origins`).
-        full: gathers a sharded tensor (`World.full`); every process of a run has to call this function then.
+        full: gathers a tensor of several processes (`World.kept`); every process of a run has to call this function then.
     """
     weights = {name: full(value) for name, value in trained_state(session.model).items()}
     return Snapshot(
@@ -63,7 +63,7 @@ def snapshot(
         texts=texts(session, meta, states=states, origins=origins),
         tokenizer=session.model.tokenizer,
         place=session.place(step),
-        optimizer=optimizer_tensors(session.engine.optimizer, session.infos) if training else {},
+        optimizer=optimizer_tensors(session.engine.optimizer, session.infos, full) if training else {},
         random=random_tensors() if training else {},
     )
 

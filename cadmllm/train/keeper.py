@@ -136,7 +136,7 @@ class Keeper:
 
     def _snapshot(self, step: int, figures: dict[str, Any], *, training: bool) -> Snapshot:
         s = self.session
-        options = {"states": s.companions.state(), "origins": self.told.origins, "full": s.world.full}
+        options = {"states": s.companions.state(), "origins": self.told.origins, "full": s.world.kept}
         return contents.snapshot(s, contents.metadata(s, step, figures), step, training=training, **options)
 
     def _stopped(self) -> bool:

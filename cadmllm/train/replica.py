@@ -178,6 +178,9 @@ class Replica:
         if self._copies is None:
             return
         used = torch.tensor([parameter.grad is not None for parameter in self.copied], dtype=torch.uint8)
+        for parameter in self.copied:
+            if parameter.grad is not None and parameter.grad.stride() != parameter.stride():  # DDP warns of such gradients
+                parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
         with meeting(self.world.rank, self.world.size):
             torch.distributed.all_reduce(used, torch.distributed.ReduceOp.MAX)
             self._copies().backward()

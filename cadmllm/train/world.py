@@ -245,6 +245,13 @@ class World:
 
         return tensor if self.size == 1 else whole(tensor)
 
+    def kept(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Together: a tensor for a save: whole and in main memory for the main process, nothing for the others."""
+        if self.size == 1:
+            return tensor
+        gathered = self.full(tensor.detach())
+        return gathered.to("cpu") if self.main else torch.empty(0)
+
     def full_dict(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Together: whole copies in main memory for the main process, {} for the others. One tensor at a time is gathered."""
         kept = {}
