@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -218,6 +219,7 @@ class HeldOutPrompts:
 
 def sampler(dataset: DataSet, ids: Ids, settings: Settings, count: int, console: Console) -> HeldOutPrompts:
     """What training calls every `train.sample_steps` steps, as `train.validate.Sampler`. Arguments as `HeldOutPrompts`."""
+    _warn_without_kernel(console)
     return HeldOutPrompts(dataset, ids, settings, count, console)
 
 
@@ -226,7 +228,14 @@ def validator(
 ) -> Callable[[CadMLLM, Shows], dict[str, float]]:
     """What training calls at a stage's end, as `train.validate.Validator`: gives the share of valid solids (0..1) by combination
     and over 'all', and leaves a sheet in `run.dir/samples`. Arguments as `HeldOutPrompts`."""
+    _warn_without_kernel(console)
     return HeldOutPrompts(dataset, ids, settings, count, console).at_end
+
+
+def _warn_without_kernel(console: Console) -> None:
+    """Said before the first step, without loading the kernel, which takes seconds."""
+    if find_spec("OCP") is None:
+        console.warn('no CAD kernel: held-out prompts cannot be judged; pip install "cadquery-ocp-novtk>=8.0,<8.1"')
 
 
 def spread(ids: Sequence[str], combinations: Sequence[str], dataset: DataSet, count: int) -> list[tuple[str, str]]:

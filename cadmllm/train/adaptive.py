@@ -115,8 +115,10 @@ def _norm(tensors: list[torch.Tensor]) -> float:
     import torch
     from torch.distributed.tensor import DTensor
 
-    norm = torch.nn.utils.get_total_norm(tensors)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)  # FSDP shards both
+    sharded = [tensor for tensor in tensors if isinstance(tensor, DTensor)]  # FSDP has both kinds
+    whole = [tensor for tensor in tensors if not isinstance(tensor, DTensor)]
+    norms = [torch.nn.utils.get_total_norm(kind) for kind in (sharded, whole) if kind]
+    return math.hypot(*(float(norm.full_tensor() if isinstance(norm, DTensor) else norm) for norm in norms))
 
 
 def _usable(norm: float) -> bool:

@@ -164,6 +164,30 @@ def test_prompts_are_spread_over_the_combinations() -> None:
     assert spread([], names, dataset, 3) == []
 
 
+def test_a_missing_kernel_is_said_before_the_first_step(look, dataset, monkeypatch) -> None:
+    sampler(dataset, dataset.ids, look.settings, 4, look.console)
+    assert look.console.err.getvalue() == ""
+    monkeypatch.setattr(sampling, "find_spec", lambda _: None)
+    sampler(dataset, dataset.ids, look.settings, 4, look.console)
+    assert "cadquery-ocp-novtk" in look.console.err.getvalue()
+
+
+@pytest.mark.long
+def test_answers_make_no_new_versions_of_compiled_layers() -> None:
+    made: list[int] = []
+
+    def backend(graph, _inputs):
+        made.append(1)
+        return graph.forward
+
+    layer = torch.compile(lambda x: x * 2.0, backend=backend)
+    with sampling._uncompiled(True):
+        assert layer(torch.ones(3)).sum() == 6.0
+    assert made == []
+    layer(torch.ones(3))
+    assert made == [1]
+
+
 # the sheet
 
 
