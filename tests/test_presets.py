@@ -26,8 +26,8 @@ PROMISES = {
         ({"train": {"pack_tokens": 8192}}, 11.1),
         ({"train": {"pack_tokens": 12288}}, 13.4),
     ],
-    "24gb": [({"train": {"pack_tokens": 8192}}, 21.8)],
-    "80gb": [({"train": {"gradient_checkpointing": False, "pack_tokens": 6144, "max_seq_length": 4096}}, 68.0)],
+    "24gb": [({"train": {"pack_tokens": 10240}}, 22.2)],
+    "80gb": [({"train": {"gradient_checkpointing": False, "pack_tokens": 8192}}, 74.8)],
 }
 
 
@@ -105,7 +105,7 @@ def test_every_stage_leaves_room_on_its_card(name):
     card = int(name.removesuffix("gb"))
     totals = [predict(settings_of(name), stage).total for stage in STAGES]
     assert max(totals) == totals[2]
-    assert max(totals) <= 0.86 * card * GIB
+    assert max(totals) <= 0.88 * card * GIB
     if name == "16gb":
         assert max(totals) < 15e9
         fixed = totals[2] - settings_of(name).train.pack_tokens * predict(settings_of(name), 3).slope

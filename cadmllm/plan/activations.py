@@ -22,7 +22,7 @@ class Recipe:
         width: bytes of a computed value: 2, or 4 in float32.
         lora: LoRA of rank `rank` on frozen weights; else all weights are trained.
         rank: of LoRA.
-        copies: LoRA's inputs are copied to 32 bit and back for each layer, as PEFT does on 16-bit weights (in 4 bit it does not).
+        copies: LoRA's inputs are copied to 32 bit and back for each layer, which PEFT does and we do not (models/backbone.py).
         checkpointing: layers keep their input alone and are computed again.
     """
 
@@ -45,12 +45,10 @@ _MOMENT = {
 _FORWARD = 0.55  # of the live layer: what the forward pass needs at most beside what it stores
 
 
-def recipe_of(dtype: str, lora: bool, rank: int, quantization: str, checkpointing: bool, device: str = "cuda") -> Recipe:
-    """The recipe that the settings of these names make on a kind of device."""
+def recipe_of(dtype: str, lora: bool, rank: int, checkpointing: bool, *, copies: bool = False) -> Recipe:
+    """The recipe that the settings of these names make; `copies`: as plain PEFT has it, not as `models/backbone.py` does."""
     width = _BYTES[dtype]
-    # PEFT's layers for 4-bit weights ask whether CUDA's autocast is on, and copy where it is not
-    copies = lora and width == 2 and (quantization == "none" or device == "cpu")
-    return Recipe(width, lora, rank, copies, checkpointing)
+    return Recipe(width, lora, rank, copies and lora and width == 2, checkpointing)
 
 
 def saved_by_layer(shape: LlmShape, recipe: Recipe) -> float:

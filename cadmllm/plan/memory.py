@@ -124,8 +124,8 @@ def predict(
     """
     device = device or device_kind(settings)
     tokens = micro_batch_tokens(settings) if tokens is None else tokens
-    moving = _moving(settings, stage, tokens, device)
-    more = _moving(settings, stage, tokens + 1024, device)
+    moving = _moving(settings, stage, tokens)
+    more = _moving(settings, stage, tokens + 1024)
     slope = (_on_card(more) - _on_card(moving)) // 1024
     lines = _standing(settings, stage, from_store) + moving
     if device == "cpu":
@@ -209,12 +209,10 @@ def moments(part: Part, settings: Settings, shape: LlmShape) -> int:
     return 8 * small + 2 * large + 8 * (large // 256)  # two scales in 32 bit for each 256 values
 
 
-def _moving(settings: Settings, stage: int, tokens: int, device: str) -> list[Row]:
+def _moving(settings: Settings, stage: int, tokens: int) -> list[Row]:
     """What a micro-batch of `tokens` tokens takes, CUDA and the allocator's slack."""
     train, shape, wide = settings.train, llm_shape(settings), _BYTES[settings.dtype]
-    recipe = recipe_of(
-        settings.dtype, settings.lora.enabled, settings.lora.r, settings.model.quantization, train.gradient_checkpointing, device
-    )
+    recipe = recipe_of(settings.dtype, settings.lora.enabled, settings.lora.r, train.gradient_checkpointing)
     each = per_token(shape, recipe)
     trained = shape.lora_parameters(settings.lora.r) if recipe.lora else shape.linear_parameters
     casts = wide * trained if wide == 2 else 0  # autocast's 16-bit copies of the trained matrices
@@ -269,7 +267,7 @@ def guide_recipe(shape: LlmShape, batch_size: int, max_seq_length: int, rank: in
     the maximum, logits of the whole vocabulary at every position in 16 and in 32 bit, plain cross-entropy. Text alone (stage 1).
     """
     tokens = batch_size * max_seq_length
-    recipe = recipe_of("bfloat16", True, rank, "none", checkpointing)
+    recipe = recipe_of("bfloat16", True, rank, checkpointing, copies=True)
     each, lora = per_token(shape, recipe), shape.lora_parameters(rank)
     logits = shape.vocabulary * (2 + 3 * 4)
     moving = each.stored + max(each.live, logits)  # the head is done when the last layer's turn comes
