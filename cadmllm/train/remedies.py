@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 
 from cadmllm.settings import Settings, TrainSettings
+from cadmllm.train.state import ROUNDING_KEYS
 
 MORE_TEXT = 0.2  # added to the share of text-only samples when text-only ability fades
 MOST_TEXT = 0.9  # beyond it the stage would hardly show what it is there for
@@ -16,6 +17,13 @@ WORKERS = 8  # more loader processes than this have never been the answer
 def again(stage: int, *assignments: str) -> str:
     """The command that trains a stage anew, from the checkpoint of the stage before, with other settings ('train.clip=0.5')."""
     return f"cadmllm train stage{stage} --overwrite {sets(*assignments)}"
+
+
+def going_on(*assignments: str) -> str:
+    """How a run goes on with other settings: resumed where they change rounding alone, else from the stage's beginning."""
+    free = all(text.partition("=")[0] in ROUNDING_KEYS for text in assignments)
+    how = "Ctrl-C, then your command with --resume" if free else "the stage anew: your command with --overwrite"
+    return f"{how} {sets(*assignments)}"
 
 
 def sets(*assignments: str) -> str:

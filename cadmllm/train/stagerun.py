@@ -64,8 +64,8 @@ class StageRun:
             board = stack.enter_context(Board(self.console, self.label, train.logging_steps, mix))
             pin = s.engine.device.type == "cuda"
             begin = s.windows.total if self.keeper.ended_early else s.begin
-            for record in self._steps(iterate(s.windows, begin, train.workers, train.prefetch, pin)):
-                self._after(record, board)
+            for record, ids in self._steps(iterate(s.windows, begin, train.workers, train.prefetch, pin)):
+                self._after(record, ids, board)
                 stop = self.world.agree(self.told.stop.asked is not None)
                 if self._due(train.save_steps, record) or (stop and self.keeper.saved < record["step"]):
                     with self._aside(board, "saving"):
@@ -87,8 +87,8 @@ class StageRun:
 
     # -- steps ---------------------------------------------------------------------------------------------------------------
 
-    def _steps(self, windows: Iterator[Window]) -> Iterator[dict[str, Any]]:
-        """Take the steps; the record of each. The steps before one that cannot be taken are saved first."""
+    def _steps(self, windows: Iterator[Window]) -> Iterator[tuple[dict[str, Any], list[str]]]:
+        """Take the steps; the record and the sample ids of each. The steps before one that cannot be taken are saved first."""
         s = self.session
         while True:
             begun = time.perf_counter()
@@ -109,7 +109,7 @@ class StageRun:
                 raise
             record = self._record(window, mix, step, lr, time.perf_counter() - begun, waited)
             self.watch.told(waited / record["seconds"])
-            yield record | self.watch.reading()
+            yield record | self.watch.reading(), [i for batch in window.batches for i in batch.ids]
 
     def _together(self, mix: Counter[str]) -> Counter[str]:
         """What all processes show in a step."""
@@ -120,6 +120,8 @@ class StageRun:
         s = self.session
         if not s.companions.flow.done:
             s.companions.flow.look(mix)
+            if s.companions.flow.done and (unjudged := s.companions.flow.unjudged):
+                self.console.note(f"{self.label}: no step has shown what would teach {', '.join(unjudged)} so far")
         if s.companions.rates.enabled:
             s.companions.rates.update(relative_norms(s.engine.optimizer, s.infos))
 
@@ -158,11 +160,11 @@ class StageRun:
             record["reserved_gib"] = torch.cuda.max_memory_reserved(s.engine.device) / 2**30
         return record
 
-    def _after(self, record: dict[str, Any], board: Board) -> None:
+    def _after(self, record: dict[str, Any], ids: list[str], board: Board) -> None:
         """Validate, sample, notice and tell what a step gives occasion to."""
         s, train = self.session, self.session.settings.train
         last = record["step"] >= s.windows.total
-        found = s.companions.vigil.step(record)
+        found = s.companions.vigil.step(record | {"ids": ids})
         if self._due(train.val_steps, record) and not last:
             with self._aside(board, "validating"):
                 record["val_loss"] = self.held_out.loss(s.engine, s.companions.squeeze.room)

@@ -67,6 +67,10 @@ class Engine:
         """Each value summed over the processes."""
         return list(values) if self.replica is None else self.replica.world.sum(values)
 
+    def together(self, ids: list[str]) -> list[str]:
+        """The lists of all processes in one."""
+        return ids if self.replica is None else [i for theirs in self.replica.world.gather(ids) for i in theirs]
+
     def any(self, flag: bool) -> bool:
         """Whether it is true in any process."""
         return flag if self.replica is None else self.replica.world.agree(flag)
@@ -116,7 +120,7 @@ def train_step(engine: Engine, batches: Sequence[Batch], inspect: Callable[[], N
     overflow = engine.scaler.is_enabled() and engine.scaler.get_scale() >= SMALLEST_SCALE
     if not math.isfinite(total) or not (math.isfinite(norm) or overflow):
         engine.optimizer.zero_grad(set_to_none=True)
-        raise _not_finite(batches, losses, total, norm)
+        raise _not_finite(engine, batches, losses, total, norm)
     if inspect is not None and math.isfinite(norm):
         inspect()
     engine.scaler.step(engine.optimizer)
@@ -176,13 +180,16 @@ def _unsupervised(batches: Sequence[Batch]) -> CadmllmError:
     )
 
 
-def _not_finite(batches: Sequence[Batch], losses: Sequence[float], total: float, norm: float) -> CadmllmError:
+def _not_finite(engine: Engine, batches: Sequence[Batch], losses: Sequence[float], total: float, norm: float) -> CadmllmError:
     bad = [i for batch, loss in zip(batches, losses, strict=True) if not math.isfinite(loss) for i in batch.ids]
-    where = bad or [i for batch in batches for i in batch.ids]
-    what = "the loss" if not math.isfinite(total) else f"the gradient (norm {norm})"
+    what = f"the gradient (norm {norm})" if math.isfinite(total) else "the loss"
+    where = engine.together([i for batch in batches for i in batch.ids] if math.isfinite(total) else bad)
     more = f" and {len(where) - 8} more" if len(where) > 8 else ""
+    stage = engine.model.stage
+    rate = engine.model.settings.stages[stage].lr / 2
     return CadmllmError(
         "E603",
         f"{what} is not finite; samples of the step: {', '.join(where[:8])}{more}. The weights were not touched",
-        "look at these samples (cadmllm data check), or train the stage again at a lower rate: --overwrite --set stages.N.lr=...",
+        "look at these samples (cadmllm data check), and leave them out (--set data.exclude=FILE); or train the stage again at a "
+        f"lower rate: cadmllm train stage{stage} --overwrite --set stages.{stage}.lr={rate:g}",
     )

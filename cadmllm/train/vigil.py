@@ -180,7 +180,7 @@ class Vigil:
         if record.get("gpu_throttled") or hot:
             degrees = f" at {record['gpu_temperature']:.0f} C" if "gpu_temperature" in record else ""
             return f"the GPU slows itself down{degrees}", "see what holds it back: nvidia-smi -q -d PERFORMANCE,TEMPERATURE"
-        smaller = remedies.again(stage, *remedies.smaller_micro_batches(train))
+        smaller = remedies.going_on(*remedies.smaller_micro_batches(train))
         if self._wsl and "peak_gib" in record:
             return (
                 "probably GPU memory spilled into system memory, which the driver does under WSL instead of failing and NVML "

@@ -225,8 +225,8 @@ class GpuWatch:
             now,
             f"{used:.1f} of {total:.1f} GiB of GPU memory are in use ({self._reserved():.1f} by this run's tensors), less than "
             f"{spare:.1f} is free: {then}",
-            "close what else uses the card (nvidia-smi), or start the stage anew with smaller micro-batches: --overwrite "
-            + remedies.sets(*remedies.smaller_micro_batches(self._train)),
+            "close what else uses the card (nvidia-smi), or take smaller micro-batches: "
+            + remedies.going_on(*remedies.smaller_micro_batches(self._train)),
         )
 
     def _judge_utilisation(self, values: Mapping[str, Any], now: float) -> None:
@@ -240,7 +240,7 @@ class GpuWatch:
         if now - busy[0][0] < WINDOW or mean >= BUSY:
             return
         loading = remedies.faster_loading(self._train)
-        larger = f"a larger micro-batch: --overwrite {remedies.sets(*remedies.larger_micro_batches(self._train))}"
+        larger = f"larger micro-batches: {remedies.going_on(*remedies.larger_micro_batches(self._train))}"
         waits = self._waited is not None and self._waited >= WAITS
         told = "" if self._waited is None else f"; {self._waited:.0%} of the time is spent waiting for data"
         remedy = loading if waits else larger if self._waited is not None else f"{loading}; or {larger}"

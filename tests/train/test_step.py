@@ -10,6 +10,7 @@ from torch import nn
 
 from cadmllm.corpus.types import IGNORE, Batch
 from cadmllm.errors import CadmllmError
+from cadmllm.settings import Settings
 from cadmllm.train.step import Engine, train_step
 
 
@@ -22,6 +23,7 @@ class Toy(nn.Module):
         self.table = nn.Embedding(10, 8)
         self.head = nn.Linear(8, 10)
         self.poison = ""
+        self.stage, self.settings = 1, Settings()
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, int]:
         logits = self.head(self.table(batch.input_ids))
