@@ -84,5 +84,6 @@ def _say(rows: list[dict[str, Any]], console: Console) -> None:
     if told:
         console.print("\nheld-out loss")
         console.table(told[1:], told[0])
-    for text in remarks(rows):
-        console.print(f"\n{text}")
+    said = remarks(rows)
+    if said:
+        console.print("\n" + "\n".join(said))

@@ -153,11 +153,18 @@ def _loss(paper: Paper, box: Box, run: Run) -> None:
 
 def _rate(paper: Paper, box: Box, run: Run) -> None:
     names = dict.fromkeys(name for stage in run.stages for name in stage.names("rates"))
-    same: dict[bytes, list[str]] = {}
-    for name in names:  # parts that share a rate share a line
-        same.setdefault(run.column(f"rates/{name}").tobytes(), []).append(name)
-    named = [(", ".join(group), f"rates/{group[0]}") for group in same.values()] or [("language model", "lr")]
-    curves = [run.curve(name, key, colour, noisy=False) for (name, key), colour in zip(named, PARTS * 4, strict=False)]
+    groups: list[tuple[list[str], np.ndarray]] = []
+    for name in names:  # parts that have one rate share a line
+        values = run.column(f"rates/{name}")
+        for k, (group, known) in enumerate(groups):
+            both = np.isfinite(values) & np.isfinite(known)
+            if both.any() and np.array_equal(values[both], known[both]):
+                groups[k] = ([*group, name], np.where(np.isfinite(known), known, values))
+                break
+        else:
+            groups.append(([name], values))
+    named = [(", ".join(group), values) for group, values in groups] or [("language model", run.column("lr"))]
+    curves = [run.curve(name, values, colour, noisy=False) for (name, values), colour in zip(named, PARTS * 4, strict=False)]
     curves = _there(curves)
     _lines(paper, box, run, "Learning rate", "after warmup and schedule, logarithmic", curves, log=True)
 

@@ -82,7 +82,7 @@ class Scale:
     def label(self, value: float) -> str:
         """A tick's value, in the digits that its neighbours need."""
         if self.log:
-            return f"{value:g}" if 1e-3 <= value < 1e4 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+            return f"{value:g}" if 1e-2 <= value < 1e4 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
         step = self.ticks[1] - self.ticks[0] if len(self.ticks) > 1 else 1.0
         if self.high >= 1e4:
             return short(value)
@@ -265,7 +265,8 @@ class Plot:
         if beside:
             paper.text(self.room.right, y, beside, TINY, MUTED, align="right")
         for name, colour, dashed in self._legend:
-            if x + 22 + letters.width(name) > room:
+            name = letters.cut(name, room - x - 22)
+            if x + 60 > room:
                 break
             for at in (0, 10) if dashed else (0,):
                 paper.pen.line((x + at, y + 9, x + at + (6 if dashed else 16), y + 9), colour, 3)

@@ -212,7 +212,10 @@ def _held_out(told: tuple[int, dict[str, float]] | None, text: str) -> list[Cell
 def _rates(record: dict[str, Any]) -> list[Cell]:
     rates = record.get("rates")
     if isinstance(rates, dict) and rates:
-        return [(f"{name} {rate:.3g}", "") for name, rate in rates.items()]
+        same: dict[str, list[str]] = {}
+        for name in rates:
+            same.setdefault(f"{number(rates, name) or 0.0:.3g}", []).append(str(name))
+        return [(f"{', '.join(names)} {rate}", "") for rate, names in same.items()]
     return _some("{:.3g}", number(record, "lr"))
 
 

@@ -37,7 +37,7 @@ def test_a_logarithmic_axis_has_labelled_ticks(low: float, ratio: float) -> None
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(2e-5, "2e-5"), (1e-4, "1e-4"), (0.001, "0.001"), (0.5, "0.5"), (20.0, "20"), (1e5, "1e5")]
+    ("value", "text"), [(2e-5, "2e-5"), (1e-4, "1e-4"), (0.001, "1e-3"), (0.02, "0.02"), (0.5, "0.5"), (20.0, "20"), (1e5, "1e5")]
 )
 def test_labels_of_a_logarithmic_axis_are_short(value: float, text: str) -> None:
     assert Scale(1e-6, 1e6, True).label(value) == text

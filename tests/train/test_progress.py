@@ -173,7 +173,7 @@ FULL = {
     "epoch": 0.5,
     "waited": 0.5,
     "supervised": 300,
-    "rates": {"llm": 1e-4, "points": 5e-4},
+    "rates": {"llm": 1e-4, "rows": 1e-4, "points": 5e-4},
     "val_loss": {"text": 1.5, "all": 1.75},
     "samples_judged": {"valid": 0.75},
 }
@@ -189,6 +189,7 @@ def test_a_panel_of_any_width_has_every_figure_beside_its_unit(width: int) -> No
         "2.5000",
         "text 1.5000",
         "valid 75%",
+        "llm, rows 0.0001",
         "points 0.0005",
         "1,234 tokens/s",
         "150 supervised/s",

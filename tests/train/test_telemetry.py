@@ -272,10 +272,14 @@ def _written(path: Path) -> Iterator[dict]:
 
 
 def test_offline_for_real(settings, console, tmp_path: Path) -> None:
+    import wandb
+
     sheet = tmp_path / "step_000002.png"
     Image.new("RGB", (8, 6), "red").save(sheet)
     for begin in (0, 2):  # a run, and its continuation
-        time.sleep(1.1 * (begin > 0))  # wandb names its folders by the second
+        if begin:
+            wandb.teardown()  # a continuation is another process, with a service of its own
+            time.sleep(1.1)  # folders are named by the second
         w = _wandb(settings, console, "offline")
         w.start(begin)
         for step in range(begin + 1, begin + 3):
