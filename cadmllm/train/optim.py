@@ -138,6 +138,13 @@ def _eight_bit(options: list[dict[str, Any]], bits: list[int], name: str, device
     return mixed_adamw(options, bits, name == "paged_adamw_8bit", device)
 
 
+def note(settings: TrainSettings, device: torch.device) -> str:
+    """What to tell about `train.optimizer` at a run's start; '' when there is nothing to tell."""
+    if settings.optimizer == "paged_adamw_8bit" and device.type != "cuda":
+        return f"train.optimizer=paged_adamw_8bit pages nothing on {device}: the moments, of 8 bit, are in main memory"
+    return ""
+
+
 def branch_of(name: str) -> str:
     """'points' or 'images' for a parameter of that branch, '' otherwise."""
     top = name.split(".", 1)[0]

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from cadmllm.errors import CadmllmError
 from cadmllm.models.backbone import LORA_TARGETS, ROWS_FILE, load_backbone
+from cadmllm.models.fusion import build_model
 from cadmllm.models.rows import AddedRows, vocabulary_hash
 
 
@@ -121,3 +122,31 @@ def test_the_fingerprint_knows_other_weights_but_not_another_type(settings, make
     assert other["weights"] != one["weights"]
     assert other["config"] == one["config"]
     assert other["tokenizer"] == one["tokenizer"]
+
+
+def test_loras_inputs_are_not_copied_under_autocast_and_nothing_changes(settings, make_batch):
+    from peft.tuners.lora import LoraLayer
+
+    chosen = settings()
+    chosen.dtype = "bfloat16"
+    found = []
+    for copies in (False, True):
+        model = build_model(chosen, 1)
+        linears = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        assert len(linears) == 14
+        for module in linears if copies else ():
+            del module._cast_input_dtype
+        kept: dict[int, int] = {}
+        save = lambda tensor, kept=kept: kept.update({tensor.untyped_storage().data_ptr(): tensor.nbytes}) or tensor  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+            loss, _ = model.loss(make_batch(model.text_size))
+        loss.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found.append((loss.detach(), gradients, sum(kept.values())))
+    (loss, gradients, kept), (loss_copied, gradients_copied, kept_copied) = found
+    assert torch.equal(loss, loss_copied)
+    assert all(torch.equal(value, gradients_copied[name]) for name, value in gradients.items())
+    assert kept < kept_copied
+    with torch.no_grad():  # answers are computed without autocast, on weights of both types
+        assert torch.isfinite(model.eval().loss(make_batch(model.text_size))[0])
+        assert torch.isfinite(build_model(chosen, 1).eval().loss(make_batch(model.text_size))[0])

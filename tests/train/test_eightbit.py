@@ -13,7 +13,7 @@ from torch.nn import Parameter
 
 from cadmllm.errors import CadmllmError
 from cadmllm.settings import TrainSettings
-from cadmllm.train.optim import build_optimizer
+from cadmllm.train.optim import build_optimizer, note
 from cadmllm.train.state import load_optimizer, optimizer_tensors
 
 pytest.importorskip("bitsandbytes", reason="the extra qlora is not installed")
@@ -171,3 +171,9 @@ def test_a_bitsandbytes_that_cannot_step_here_is_found_before_the_first_step(mon
     monkeypatch.setattr(MixedAdamW, "update_step", lambda *_: None)
     with pytest.raises(CadmllmError, match="wrong"):
         build_optimizer(_groups(), 2, 1e-2, TrainSettings(optimizer="adamw_8bit"))
+
+
+def test_what_a_cpu_does_with_paged_moments_is_said() -> None:
+    paged = TrainSettings(optimizer="paged_adamw_8bit")
+    assert "pages nothing on cpu" in note(paged, torch.device("cpu"))
+    assert note(paged, torch.device("cuda")) == note(TrainSettings(), torch.device("cpu")) == ""
