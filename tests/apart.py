@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+FEW = [(3, "ddp"), (3, "fsdp")]  # which stage under which strategy
+MORE = [(1, "ddp"), (2, "ddp full"), (2, "fsdp full"), (2, "fsdp bfloat16")]
 STEPS, LATE = 12, 7  # steps of the toy runs; the step (from 0) at which the second modality is first shown
 
 
@@ -40,6 +42,14 @@ def run(scenario: str, out: Path, count: int = 2, timeout: float = 200.0, **envi
         file = out / f"{rank}.json"
         results.append(json.loads(file.read_text()) if file.is_file() else (process.returncode, words[-3000:]))
     return results
+
+
+def launched(count: int, *arguments: str) -> subprocess.Popen[str]:
+    """`cadmllm ARGUMENTS` in `count` processes, by torchrun; in one, without it."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
+    command = [sys.executable, *torchrun, "-m", "cadmllm", *arguments]
+    own = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def free_port() -> int:
@@ -114,6 +124,7 @@ def _heard(world) -> str:
 def everything(world, settings) -> dict[str, Any]:
     """The scenarios of a moment, in one start; the last ends with a process less."""
     found: dict[str, Any] = {"collectives": collectives(world, settings), "toy": toy_run(world, settings)}
+    found |= stages(world, settings, FEW)
     if world.rank == 1:
         leave(world, found)
     return found | {"lost": lost(world, settings)}
@@ -162,14 +173,14 @@ def toy_run(world, settings) -> dict[str, Any]:
     return {"losses": losses, "norms": norms, "steps": steps, "weights": weights}
 
 
-def stages(world, settings) -> dict[str, Any]:
-    """Each stage for a few steps: whole copies and shards, with LoRA and without, in 32 and 16 bits."""
-    return {f"{name} {number}": train_stage(world, settings, number, name) for number, name in plans()}
+def stages(world, settings, plans) -> dict[str, Any]:
+    """Stages for a few steps: whole copies and shards, with LoRA and without, in 32 and 16 bits."""
+    return {f"{name} {number}": train_stage(world, settings, number, name) for number, name in plans}
 
 
-def plans() -> list[tuple[int, str]]:
-    """Which stage under which strategy."""
-    return [(1, "ddp"), (2, "ddp full"), (3, "ddp"), (3, "fsdp"), (2, "fsdp full"), (2, "fsdp bfloat16")]
+def others(world, settings) -> dict[str, Any]:
+    """The stages that `everything` has no time for."""
+    return stages(world, settings, MORE)
 
 
 def train_stage(world, settings, number: int, name: str) -> dict[str, Any]:
@@ -263,6 +274,8 @@ def main() -> int:
     torch.set_num_threads(1)
     name, out = sys.argv[1], Path(sys.argv[2])
     settings = Settings(device="cpu", dtype="float32", **json.loads(os.environ.get("APART_SETTINGS", "{}")))
+    if "APART_OWN_SEED" in os.environ:
+        settings.train.seed = int(os.environ["RANK"])
     with open_world(settings, patience=float(os.environ.get("APART_PATIENCE", "60"))) as world:
         result = globals()[name](world, settings)
         (out / f"{world.rank}.json").write_text(json.dumps(result))
