@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cadmllm.doctor.check import Finding, Level, Outcome, Situation
 from cadmllm.doctor.probe import run_probe
 from cadmllm.places import bundled, under_wsl
-from cadmllm.plan.memory import longest_fit, predict
+from cadmllm.plan.memory import fitting, predict
 from cadmllm.plan.parts import UnknownShape
 from cadmllm.plan.sizes import GIB, shape_of
 
@@ -170,8 +170,8 @@ def _judge_memory(situation: Situation, card: Card) -> list[Finding]:
     if standing > card.free:
         return [Finding("E813", Level.WARN, "gpu", f"{name} needs {parts}; {have}", "close what else uses the GPU: nvidia-smi")]
     if memory.total > card.free:
-        fits = longest_fit(settings, stage, card.free) // 256 * 256
         message = f"{name} takes {memory.total / GIB:.1f} GiB with {memory.tokens:,} tokens a micro-batch, by arithmetic; {have}"
-        remedy = f"--set train.pack_tokens={max(256, fits)}, or close what else uses the GPU: nvidia-smi"
+        smaller = fitting(settings, stage, card.free) or "a smaller preset (cadmllm config presets)"
+        remedy = f"{smaller}, or close what else uses the GPU: nvidia-smi"
         return [Finding("E813", Level.WARN, "gpu", message, remedy)]
     return []

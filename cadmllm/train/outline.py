@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cadmllm.corpus.pack import Room
 from cadmllm.plan.disk import run_bytes, stage_disk
-from cadmllm.plan.memory import Memory, longest_fit, predict
+from cadmllm.plan.memory import Memory, fitting, predict
 from cadmllm.plan.parts import Part, UnknownShape, parts_of
 from cadmllm.plan.sizes import GIB
 from cadmllm.plan.speed import span
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from cadmllm.train.session import StageData
 
 HEADROOM = 0.94  # of a card that a run should take: 15 of 16 GB, as in the guide
-SHORTEST = 1024  # tokens: shorter sequences leave no room for a cloud, a view and a program
 
 
 def outline(
@@ -177,13 +176,7 @@ def _print_memory(
     room = min(card.free, int(HEADROOM * card.total))
     if memory.total <= room:
         return
-    fits = longest_fit(settings, stage.number, room, from_store=from_store)
-    if fits >= settings.train.max_seq_length:
-        remedy = f"--set train.pack_tokens={fits // 256 * 256}"
-    elif fits >= SHORTEST:
-        remedy = f"--set train.pack_tokens=0 --set train.batch_size=1 --set train.max_seq_length={fits // 256 * 256}"
-    else:
-        remedy = "a smaller preset: cadmllm config presets"
+    remedy = fitting(settings, stage.number, room, from_store=from_store) or "a smaller preset: cadmllm config presets"
     console.warn(
         f"stage {stage.number} takes {memory.total / GIB:.1f} GiB by arithmetic, and {room / GIB:.1f} of the {card.name} "
         f"can be had: {remedy}"
