@@ -49,13 +49,17 @@ def load_checkpoint(settings: Settings, console: Console) -> Checkpoint:
     """Load what `find_checkpoint` finds, else the bundled tiny base as a model of stage 1, and say which on standard error.
 
     Raises:
-        CadmllmError: E503, E504 for a checkpoint that is incomplete or of another model; E501 to E502 from its parts.
+        CadmllmError: E503, E504 for a checkpoint that is incomplete or of another model; E501 to E502 from its parts; E612 for
+            an attention back end that does not work here.
     """
     folder = find_checkpoint(settings)
     if folder is not None:
         verify(folder)
         console.note(f"checkpoint: {folder}")
-        return Checkpoint(load_model(folder, settings), folder, shown(folder))
+        model = load_model(folder, settings)
+        if settings.model.attention not in ("auto", "sdpa"):  # transformers' own is SDPA
+            model.settle_attention()
+        return Checkpoint(model, folder, shown(folder))
     console.warn(f"no finished stage in {settings.run.dir}: the bundled tiny base answers, which knows text alone")
     base = settings.model_copy(deep=True)
     base.model.llm, base.model.quantization, base.lora.enabled = "tiny", "none", False

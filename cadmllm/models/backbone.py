@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cadmllm.errors import CadmllmError
-from cadmllm.models.attention import NAMES
 from cadmllm.models.rows import vocabulary_hash
 from cadmllm.places import bundled
 from cadmllm.settings import Settings
@@ -200,8 +199,6 @@ def _load_options(settings: Settings, device: torch.device) -> dict[str, Any]:
     options: dict[str, Any] = {"dtype": dtype if settings.lora.enabled else torch.float32}
     if settings.dtype == "float16" and settings.lora.enabled:
         options["dtype"] = "auto"  # as the files have it: float16 has other roundings, and the fingerprint would know them
-    if settings.model.attention not in ("auto", "sdpa", "varlen"):  # these are settled when training begins
-        options["attn_implementation"] = NAMES[settings.model.attention]
     if settings.model.quantization == "nf4":
         if importlib.util.find_spec("bitsandbytes") is None:
             raise CadmllmError(
