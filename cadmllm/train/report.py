@@ -139,7 +139,7 @@ def announce(session: Session, console: Console) -> None:
     sizes: Counter[str] = Counter()
     for info in session.infos:
         sizes[info.component] += info.parameters
-    everything = sum(parameter.numel() for parameter in session.model.parameters())
+    everything = int(session.model.describe()[-1]["parameters"])  # packed ones count as the values they stand for
     trained = sum(sizes.values())
     parts = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
     console.note(f"  trains     {trained:,} of {everything:,} parameters ({trained / everything:.1%}): {parts}")

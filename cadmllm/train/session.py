@@ -18,7 +18,9 @@ from cadmllm.train.cached import Cached
 from cadmllm.train.checkpoint import newest_save
 from cadmllm.train.companions import Companions
 from cadmllm.train.curriculum import Stage, Start
+from cadmllm.train.offload import note as offload_note
 from cadmllm.train.optim import GroupInfo, build_optimizer, lr_share, set_rates
+from cadmllm.train.optim import note as optim_note
 from cadmllm.train.state import Place, check_fingerprint, fingerprint, load_optimizer
 from cadmllm.train.step import Engine
 from cadmllm.train.windows import Windows, room_of
@@ -196,6 +198,9 @@ def _assemble(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     clip, offload = settings.train.clip, settings.train.offload_activations
     engine = Engine(model, optimizer, parameters, model.device, settings.dtype, clip, replica, offload)
+    for text in (optim_note(settings.train, model.device), offload_note(offload, model.device)):
+        if text:
+            console.note(text)
     model.train()
     mark = fingerprint(settings, stage.number, data.train_ids, cached.mark(stage.number) if cached else None)
     companions = Companions(settings, stage, engine, infos, world, room, console)
