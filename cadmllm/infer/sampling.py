@@ -139,7 +139,10 @@ class HeldOutPrompts:
     def at_end(self, model: CadMLLM, stage: Shows) -> dict[str, float]:
         """The same at a stage's end, as `run.dir/samples/stage2_end.png`: the shares alone."""
         folder = self.settings.run.dir / "samples"
-        return self._look(model, stage, "its end", folder / f"stage{stage.number}_end").shares
+        found = self._look(model, stage, "its end", folder / f"stage{stage.number}_end")
+        for picture in found.pictures:
+            self.console.note(f"stage {stage.number}: answers at its end: {picture}")
+        return found.shares
 
     def _look(self, model: CadMLLM, stage: Shows, when: str, stem: Path) -> Sampled:
         device = [model.device] if model.device.type == "cuda" else []
