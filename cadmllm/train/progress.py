@@ -34,7 +34,7 @@ class Board:
     Args:
         console: nothing is shown under --quiet; a panel when its error stream is a terminal, else lines.
         label: 'stage 2 of 3'.
-        every: steps between two plain lines.
+        every: steps between two plain lines; a validation has a line besides.
         mix: samples by what they showed, of the steps before this one (a resumed stage's).
     """
 
@@ -71,7 +71,7 @@ class Board:
         done, total = record["step"], record["total_steps"]
         if self._live is not None:
             self._draw(now=done == total)
-        elif self._shown.steps == 1 or done == total or done % self._every == 0:
+        elif self._shown.steps == 1 or done == total or done % self._every == 0 or "val_loss" in record:
             self._say()
 
     def doing(self, what: str = "") -> None:

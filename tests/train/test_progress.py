@@ -238,3 +238,11 @@ def test_the_first_step_does_not_spoil_the_estimate() -> None:
 def test_durations() -> None:
     assert [duration(s) for s in (0.4, 89, 91, 3600, 7500)] == ["0 s", "89 s", "2 min", "60 min", "2 h 05 min"]
     assert duration(200_000) == "2 d 07 h"
+
+
+def test_a_step_that_was_validated_has_a_line_of_its_own() -> None:
+    err = io.StringIO()
+    with Board(Console(out=io.StringIO(), err=err), "stage 1 of 3", 10) as board:
+        for step in range(1, 10):
+            board.step({**RECORD, "step": step, "total_steps": 30} | ({"val_loss": {"all": 1.25}} if step == 7 else {}))
+    assert [line.split()[5] for line in err.getvalue().splitlines()] == ["1/30", "7/30"]
