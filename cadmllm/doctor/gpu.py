@@ -73,7 +73,8 @@ def check_gpu(situation: Situation) -> Outcome:
     seen = f"{card.name}, {card.total / GIB:.1f} GiB ({card.free / GIB:.1f} free), driver {driver}"
     if "torch" in situation.broken:
         return Outcome(skipped=f"torch cannot be imported ({seen})")
-    findings = [*judge_torch(read_torch(), card, settings.device != "auto"), *_judge_memory(situation, card)]
+    findings = [*judge_torch(read_torch(), card, settings.device != "auto"), *_judge_type(settings.dtype, card)]
+    findings += _judge_memory(situation, card)
     return Outcome(seen, tuple(findings))
 
 
@@ -150,6 +151,14 @@ def _without_gpu(situation: Situation) -> Outcome:
         return Outcome(findings=(Finding("E811", Level.FAIL, "gpu", message, f"{driver}; or --preset tiny, which a CPU trains"),))
     message = "no GPU: the CPU will train, which is enough for small models"
     return Outcome(findings=(Finding("E811", Level.WARN, "gpu", message, f"{driver}, or go on without"),))
+
+
+def _judge_type(dtype: str, card: Card) -> list[Finding]:
+    """Cards before Ampere imitate bfloat16, many times slower; training refuses it there (`models.backbone.check_dtype`)."""
+    if dtype != "bfloat16" or card.capability >= (8, 0):
+        return []
+    message = f"dtype is bfloat16, which the {card.name} (compute capability {card.capability[0]}.{card.capability[1]}) lacks"
+    return [Finding("E613", Level.FAIL, "gpu", message, "--set dtype=float16, which scales the loss")]
 
 
 def _judge_memory(situation: Situation, card: Card) -> list[Finding]:

@@ -96,6 +96,16 @@ def test_every_preset_fits_its_card_and_needs_one(machine, name):
     assert (finding.code, finding.level) == ("E811", Level.FAIL)
 
 
+def test_a_card_without_bfloat16(machine):
+    settings = resolve(preset="16gb", environ={}).settings
+    turing = Card("Tesla T4", 16 * GIB, 15 * GIB, (7, 5))
+    (finding,) = machine(settings, [turing]).findings
+    assert (finding.code, finding.level) == ("E613", Level.FAIL)
+    assert finding.remedy.startswith("--set dtype=float16")
+    settings.dtype = "float16"
+    assert machine(settings, [turing]).level is Level.OK
+
+
 def test_without_a_gpu_tiny_is_warned_and_a_large_model_refused(machine):
     tiny = resolve(preset="tiny", environ={}).settings
     (finding,) = machine(tiny, []).findings
