@@ -140,3 +140,24 @@ def test_on_a_cpu_nothing_moves_and_that_is_said() -> None:
     assert isinstance(offloaded(True, torch.device("cuda")), Offload)
     assert "changes nothing on cpu" in note(True, CPU)
     assert note(False, CPU) == note(True, torch.device("cuda")) == ""
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("again", [False, True])
+def test_on_a_card_the_gradients_are_the_same_and_less_is_held(again: bool) -> None:
+    card = torch.device("cuda")
+    model = nn.Sequential(*(Tower(1024, again) for _ in range(4))).to(card)
+    for tower in model[:-1]:
+        tower.forward = lambda x, tower=tower: x + tower.blocks[0](x)
+    x = torch.randn(8192, 1024, device=card, requires_grad=True)
+    peaks, found = [], []
+    for offload in (nullcontext(), Offload(card)):
+        model.zero_grad()
+        torch.manual_seed(1)
+        torch.cuda.reset_peak_memory_stats()
+        with offload:
+            model(x).backward()
+        peaks.append(torch.cuda.max_memory_allocated())
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert peaks[1] < peaks[0]
