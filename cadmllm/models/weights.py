@@ -115,7 +115,7 @@ def write_model(folder: Path, weights: Mapping[str, Tensor], record: Mapping[str
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.to("cpu").contiguous() for name, value in weights.items()}
     aside = folder / f".{WEIGHTS}"
-    save_file(tensors, aside, {"format": "pt", "vocabulary": str(record["vocabulary"])})
+    save_file(tensors, aside, {"format": "pt"})  # two entries would stand in either order: the same weights, the same file
     os.replace(aside, folder / WEIGHTS)
     whole = {**record, "parameters": sum(value.numel() for value in tensors.values()), "meta": dict(meta)}
     aside = folder / f".{RECORD}"
