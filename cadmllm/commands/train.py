@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from cadmllm.console import Console
     from cadmllm.corpus.layout import DataSet
     from cadmllm.settings import Settings
+    from cadmllm.train.keeper import StageResult
     from cadmllm.train.loop import RunResult
-    from cadmllm.train.stagerun import StageResult
     from cadmllm.train.validate import Sampler, Validator
 
 SECTION = "Train"
@@ -36,7 +36,7 @@ def train(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="start stage 2 or 3 from the base model, without the stage before")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print steps, rates and data; load no model, write nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the whole plan (memory, time, disk); train nothing")] = False,
 ) -> None:
     """Train stages of the curriculum: text, then point clouds, then images.
 
@@ -45,7 +45,7 @@ def train(
     """
     shared: Shared = ctx.obj
     numbers = stage_numbers(stages or [], shared.start_from_stage)
-    resolved, console = shared.resolved(), shared.console
+    resolved, console = shared.resolve(), shared.console
     settings = resolved.settings
     from cadmllm.train import loop
     from cadmllm.train.world import open_world

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 from cadmllm.errors import Exit
 from cadmllm.models.stages import STEPS, is_complete
 from cadmllm.settings import Settings
-from cadmllm.train import report
 from cadmllm.train.cached import open_features
 from cadmllm.train.checkpoint import discard
-from cadmllm.train.curriculum import Start, plan_stages, starting_point
+from cadmllm.train.curriculum import Stage, Start, plan_stages, starting_point
 from cadmllm.train.guards import Interrupts, check_run_folder, has_saves, just_begun
 from cadmllm.train.keeper import StageResult, Told, summary
 from cadmllm.train.metrics import Metrics
-from cadmllm.train.session import open_session, resume_session, stage_data
+from cadmllm.train.outline import outline
+from cadmllm.train.session import open_session, resume_session
 from cadmllm.train.stagerun import StageRun
 from cadmllm.train.telemetry import Wandb
-from cadmllm.train.windows import Windows, room_of
 from cadmllm.train.world import World, open_world
 
 if TYPE_CHECKING:
@@ -123,36 +122,19 @@ def dry_run(
     """Print what `train` would do, without loading a model or writing anything. Raises what `train` would raise before that.
 
     Returns:
-        A row a stage: {'stage', 'folder', 'starts_from', 'samples', 'left_out', 'held_out', 'steps'}.
+        A row a stage that would be trained, see `outline.outline`.
     """
     planned = plan_stages(settings, stages)
     check_run_folder(planned, resume, overwrite)
-    open_features(settings, planned, dataset, console)
-    rows = []
+    cached = open_features(settings, planned, dataset, console)
+    ahead: list[Stage] = []
+    starts: list[Start] = []
     for index, stage in enumerate(planned):
         if resume and is_complete(stage.folder):
             console.print(f"stage {stage.number} is complete in {stage.folder}")
             continue
-        if resume and has_saves(stage):
-            start = Start(stage.folder / STEPS, "its newest good save")
-        else:
-            start = starting_point(settings, planned, index, from_scratch)
-        data = stage_data(settings, stage, dataset)
-        windows = Windows(dataset, data.train_ids, stage, settings, _NoCollation(), room_of(settings, True))
-        for line in report.plan_lines(settings, stage, start, data, windows):
-            console.print(line)
-        for text in report.warnings(settings, stage, data, windows):
-            console.warn(text)
-        row = {"stage": stage.number, "folder": stage.folder, "starts_from": start.checkpoint, "steps": len(windows)}
-        counts = {"samples": len(data.train_ids), "left_out": len(data.left_out), "held_out": len(data.val_ids)}
-        rows.append(row | counts)
-    return rows
-
-
-class _NoCollation:
-    """A dry run loads no sample."""
-
-    def encode(self, sample: Any, /) -> Any:
-        raise AssertionError("a dry run loads no sample")
-
-    pad = pack = encode
+        saved = resume and has_saves(stage)
+        start = Start(stage.folder / STEPS, "its newest good save") if saved else None
+        starts.append(start or starting_point(settings, planned, index, from_scratch))
+        ahead.append(stage)
+    return outline(settings, ahead, starts, dataset, console, from_store=cached.widths if cached else ())
