@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from cadmllm.models.fusion import CadMLLM
     from cadmllm.train.world import World
 
+OLDEST = (2, 10)  # of torch, for layers whose frozen weights are 16-bit and whose trained ones are 32-bit
+
 
 def refuse(settings: Settings) -> None:
     """What FSDP cannot shard, said before anything is loaded.
@@ -39,7 +41,9 @@ def refuse(settings: Settings) -> None:
     """
     if settings.train.distributed != "fsdp":
         return
+    old = tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST
     reasons = (
+        (old, f"torch {torch.__version__}: it cannot shard weights of several types", "or keep FSDP with torch 2.10 or newer"),
         (
             settings.model.quantization == "nf4",
             "4-bit weights (model.quantization=nf4)",

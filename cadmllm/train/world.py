@@ -7,6 +7,7 @@ text in main memory, so that it costs no GPU a synchronisation; gradients and sh
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -286,11 +287,20 @@ def open_world(settings: Settings, console: Console | None = None, *, patience: 
     if device.type == "cuda":
         torch.cuda.set_device(device)
     world = World(launch, device, meet(launch, device, patience))
-    world.agree_on(_facts(settings))
+    with contextlib.ExitStack() as stack:
+        stack.push(world)  # left, and not silently, when they do not agree
+        world.agree_on(_facts(settings))
+        stack.pop_all()
     said = [f"{launch.size} processes (started by {launch.by}), train.distributed={settings.train.distributed}"]
     for line in said + overridden(os.environ, settings.train.distributed, settings.dtype):
         if console is not None:
             world.console(console).note(line)
+    window = settings.train.batch_size * settings.train.accumulation
+    if window < launch.size and console is not None:
+        world.console(console).warn(
+            f"a step of {window} samples (train.batch_size x train.accumulation) leaves {launch.size - window} of {launch.size} "
+            f"processes idle: --set train.accumulation={-(-launch.size // settings.train.batch_size)}, or fewer processes"
+        )
     return world
 
 
