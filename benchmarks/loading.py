@@ -114,6 +114,9 @@ def ours(base: Path, quantization: str = "none") -> tuple[nn.Module, dict[str, i
 
 def warm() -> None:
     """Import what the loaders import, so that only what they load is measured."""
+    from cadmllm.models.backbone import quiet_bitsandbytes
+
+    quiet_bitsandbytes()
     for module in ("peft", "bitsandbytes", "transformers.models.qwen3.modeling_qwen3", "cadmllm.models.fusion"):
         importlib.import_module(module)
 
