@@ -190,8 +190,9 @@ class Windows(Dataset[Window]):
         missing = 0
         for place in range(count):
             available = self.dataset.modalities(self.ids[int(permutation[place])])
-            where = {"seed": seed, "stage": stage.number, "epoch": epoch, "position": place}
-            missing += draw_combination(stage.probabilities, available, **where).fell_back
+            step = epoch * self.steps_per_epoch + place // self.window
+            shares = stage.probabilities_at(step / max(1, self.total - 1))
+            missing += draw_combination(shares, available, **self._where(epoch, place)).fell_back
         return missing, count
 
 
