@@ -70,6 +70,15 @@ def caught(call) -> dict[str, str] | None:
     return None
 
 
+def broken(call) -> str:
+    """The kind of error that a call raises."""
+    try:
+        call()
+    except Exception as error:
+        return type(error).__name__
+    return ""
+
+
 def collectives(world, settings) -> dict[str, Any]:
     """Everything that processes tell each other."""
     import torch
@@ -87,6 +96,9 @@ def collectives(world, settings) -> dict[str, Any]:
         turns.append("done")
         raise CadmllmError("E607", "disk full", "free some space")
 
+    def breaks_on_main() -> None:
+        raise ZeroDivisionError
+
     items = [5, 3, 9, 1, 1, 4]
     world.reseed(1, 2, 3)
     found = {
@@ -99,6 +111,7 @@ def collectives(world, settings) -> dict[str, Any]:
         "differs": caught(lambda: world.agree_on({"ids": 3, "seed": world.rank})),
         "attempt": [world.attempt(lambda: world.rank), caught(lambda: world.attempt(fails_on_one))],
         "on_main": [world.on_main(lambda: "saved"), caught(lambda: world.on_main(fails_on_main)), turns],
+        "broken": broken(lambda: world.on_main(breaks_on_main)),
         "share": world.share(items, lambda item: item),
         "dropout": torch.rand(2).tolist(),
         "full": world.full(torch.ones(2)).tolist(),

@@ -23,7 +23,7 @@ from cadmllm import __version__
 from cadmllm.errors import CadmllmError, Exit
 from cadmllm.settings import Settings
 from cadmllm.train.launch import Launch, overridden, parent_command, read_launch
-from cadmllm.train.rendezvous import MEETING, POLL, meet, meeting
+from cadmllm.train.rendezvous import MEETING, POLL, gone, meet, meeting
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -148,7 +148,7 @@ class World:
         try:
             result = what()
         except CadmllmError as error:
-            failed = {**error.as_dict(), "exit": int(error.exit_code), "host": socket.gethostname()}
+            failed = _failure(error)
         self._raise_first(self.gather(failed))
         return result  # ty: ignore[invalid-explicit-return]
 
@@ -169,7 +169,11 @@ class World:
             try:
                 result = what()
             except CadmllmError as error:
-                failed = {**error.as_dict(), "exit": int(error.exit_code), "host": socket.gethostname()}
+                failed = _failure(error)
+            except BaseException as error:  # it goes on to the process boundary; the others must not wait for what will not come
+                lost = gone(self.rank, self.size, RuntimeError(f"process 0 ended: {type(error).__name__}"))
+                self._kept().set(key, json.dumps(_failure(lost)))
+                raise
             with meeting(self.rank, self.size):
                 self._kept().set(key, json.dumps(failed))
         else:
@@ -261,6 +265,11 @@ class World:
             if self.main:
                 kept[name] = gathered.to("cpu").contiguous()
         return kept
+
+
+def _failure(error: CadmllmError) -> dict[str, Any]:
+    """An error as it goes to the other processes."""
+    return {**error.as_dict(), "exit": int(error.exit_code), "host": socket.gethostname()}
 
 
 def open_world(settings: Settings, console: Console | None = None, *, patience: float = MEETING) -> World:

@@ -55,6 +55,7 @@ def test_what_fails_on_one_process_fails_on_all(told: list) -> None:
     assert one["on_main"][1] == two["on_main"][1]
     assert one["on_main"][1]["code"] == "E607"
     assert (one["on_main"][2], two["on_main"][2]) == (["done"], [])
+    assert (one["broken"], two["broken"]) == ("ZeroDivisionError", "CadmllmError")
 
 
 def test_work_is_divided_and_the_main_process_talks(told: list) -> None:
