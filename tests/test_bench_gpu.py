@@ -1,0 +1,33 @@
+"""benchmarks/gpu.py runs through, at a tiny size on a CPU: decoder filled and quantised without a file, stages, recipe."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu.py"
+
+
+@pytest.mark.long  # one process that imports transformers, peft and bitsandbytes
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_row_for_each_stage_and_length(tmp_path, quantization):
+    pytest.importorskip("bitsandbytes")
+    small = ["--device", "cpu", "--tiny", "--steps", "1", "--stages", "1", "3", "--tokens", "512", "--recipe", "64"]
+    out = tmp_path / "rows.jsonl"
+    command = [sys.executable, str(SCRIPT), *small, "--set", f"model.quantization={quantization}", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == rows
+    assert [row["what"] for row in rows] == ["machine", "ours", "ours", "recipe"]
+    assert rows[0]["rate"] > 0
+    for row in rows[1:3]:
+        assert row["quantization"] == quantization
+        assert 0 < row["longest_row"] <= 512
+        assert 0 < row["useful"] < row["utilisation"]  # the preset's checkpointing computes layers twice
+    assert (rows[1]["stage"], rows[2]["stage"]) == (1, 3)
+    assert rows[3]["samples_per_s"] > 0
