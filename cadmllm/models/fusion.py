@@ -256,6 +256,8 @@ def build_model(
             part.to(target)
     if settings.model.embedding_device == "cpu" and settings.lora.enabled:
         embedding.to("cpu")
+        if target.type == "cuda":
+            torch.cuda.empty_cache()  # it came by way of the card
     return model.train()
 
 

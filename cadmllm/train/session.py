@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cadmllm.corpus.batch import Collator
 from cadmllm.corpus.fit import longest_target
 from cadmllm.errors import CadmllmError
+from cadmllm.models.backbone import check_dtype
 from cadmllm.models.compiling import compile_layers
 from cadmllm.models.fusion import build_model
 from cadmllm.models.stages import STEPS, verify
@@ -181,6 +182,7 @@ def _assemble(
     # what is to be sharded is loaded in main memory: a GPU need not hold all of it
     loading = settings.model_copy(update={"device": "cpu"}) if sharded else settings
     widths = cached.widths if cached else None
+    check_dtype(settings.dtype, world.device)
     if start.checkpoint is None:
         model = build_model(loading, stage.number, cached=widths)
     else:
