@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -114,13 +115,13 @@ def write_model(folder: Path, weights: Mapping[str, Tensor], record: Mapping[str
     """The two files of `save_model` from tensors that are already at hand (gathered from several GPUs, for instance)."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.to("cpu").contiguous() for name, value in weights.items()}
-    aside = folder / f".{WEIGHTS}"
-    save_file(tensors, aside, {"format": "pt"})  # two entries would stand in either order: the same weights, the same file
-    os.replace(aside, folder / WEIGHTS)
     whole = {**record, "parameters": sum(value.numel() for value in tensors.values()), "meta": dict(meta)}
-    aside = folder / f".{RECORD}"
-    aside.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, folder / RECORD)
+    beside, aside = folder / f".{RECORD}", folder / f".{WEIGHTS}"
+    beside.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    save_file(tensors, aside, {"format": "pt"})  # two entries would stand in either order: the same weights, the same file
+    shutil.copymode(beside, aside)  # safetensors lets nobody else read what it writes
+    os.replace(aside, folder / WEIGHTS)
+    os.replace(beside, folder / RECORD)
 
 
 def load_model(folder: Path, settings: Settings, stage: int | None = None, cached: Mapping[str, int] | None = None) -> CadMLLM:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from cadmllm.train.curriculum import Stage
 
 PROMPT = "A rectangular plate with four corner holes."
+HUB_NAME = r"[\w.-]+/[\w.-]+"
+EXAMPLES = {"point_cloud": "--pc part.npz", "image": "--image part.png"}  # what a person gives, by modality
+HAVE = {"point_cloud": "a point cloud", "image": "views"}
 FIRST_STAGE = {"points": 2, "images": 3}  # from which on a model has the branch
 FILES = (
     ("`model.safetensors`", "what was trained: LoRA (or the whole language model), added tokens, projectors, trained encoders"),
@@ -43,7 +48,7 @@ def model_card(
     sections = [
         _front(settings, stage),
         _title(settings, stage, meta),
-        _use(),
+        _use(stage),
         _figures(stage, meta),
         _training(settings, stage, meta, data, environment),
         _parts(settings, stage),
@@ -59,7 +64,7 @@ def _front(settings: Settings, stage: Stage) -> str:
     tags = ["cad", "text-to-cad", "parametric-cad", *(["lora"] if settings.lora.enabled else [])]
     tags += [{"point_cloud": "point-cloud", "image": "image-to-cad"}[part] for part in stage.modalities if part != "text"]
     lines = ["---", "library_name: cadmllm"]
-    if "/" in settings.model.llm and not Path(settings.model.llm).expanduser().is_dir():
+    if re.fullmatch(HUB_NAME, settings.model.llm) and not Path(settings.model.llm).is_dir():
         lines += [
             f"base_model: {settings.model.llm}",
             f"base_model_relation: {'adapter' if settings.lora.enabled else 'finetune'}",
@@ -83,35 +88,37 @@ def _title(settings: Settings, stage: Stage, meta: Mapping[str, Any]) -> str:
     )
 
 
-def _use() -> str:
+def _use(stage: Stage) -> str:
+    more = [option for part, option in EXAMPLES.items() if part in stage.modalities]
+    lines = [f'cadmllm infer --checkpoint . --prompt "{PROMPT}"', *(f"cadmllm infer --checkpoint . {option}" for option in more)]
+    fence = "\n".join(["```", *lines, "```"])
     return (
-        f'## Use\n\nIn this folder:\n\n```\ncadmllm infer --prompt "{PROMPT}" --checkpoint .\n```\n\n'
-        "It writes `program.json`, `model.step` and `model.png`; `--pc FILE` and `--image FILE` add a point cloud or a picture, "
-        "if the stage knew them. As the start of another stage: `cadmllm train stage2 --resume_from_ckpt FOLDER`."
+        f"## Use\n\nIn this folder (with `pip install cadmllm`):\n\n{fence}\n\n"
+        "Each writes `program.json`, `model.step` and `model.png`. To train on from here: "
+        f"`cadmllm train stage{min(3, stage.number + 1)} --resume_from_ckpt FOLDER`."
     )
 
 
 def _figures(stage: Stage, meta: Mapping[str, Any]) -> str:
-    shown, held_out = meta.get("shown", {}), meta.get("val_loss", {})
+    shown, before, after = meta.get("shown", {}), meta.get("baseline", {}), meta.get("val_loss", {})
     total = sum(shown.values())
-    names = dict.fromkeys([*stage.reached, *shown, *(name for name in held_out if name != "all")])  # text is always measured
-    rows = [
-        (
-            name,
-            _asked(stage, name),
-            f"{shown.get(name, 0) / total:.1%}" if total else "-",
-            f"{held_out[name]:.4f}" if name in held_out else "-",
-        )
-        for name in names
-    ]
-    if "all" in held_out:
-        rows.append(("all", "", "", f"{held_out['all']:.4f}"))
-    text = "## Figures\n\n" + _table(("combination", "asked for", "shown", "held-out loss (a supervised token)"), rows)
-    text += f"\n\nTraining loss: {meta['loss_begin']:.4f} at first, {meta['loss_end']:.4f} at last."
+    names = dict.fromkeys([*stage.reached, *shown, *(name for name in after if name != "all")])  # text is always measured
+    rows = []
+    for name in names:
+        seen = f"{shown.get(name, 0) / total:.1%}" if total else "-"
+        rows.append((name, _asked(stage, name), seen, _loss(before, name), _loss(after, name)))
+    if "all" in after:
+        rows.append(("all", "", "", _loss(before, "all"), _loss(after, "all")))
+    text = "## Figures\n\n" + _table(("combination", "asked for", "shown", "held-out loss before", "after"), rows)
+    text += f"\n\nLoss a supervised token. In training: {meta['loss_begin']:.4f} at first, {meta['loss_end']:.4f} at last."
     if judged := meta.get("judged"):
         solids = [(name, f"{value:.1%}") for name, value in judged.items()]
         text += "\n\nAnswers to held-out prompts, built by the CAD kernel:\n\n" + _table(("prompts", "valid solids"), solids)
     return text
+
+
+def _loss(losses: Mapping[str, float], name: str) -> str:
+    return f"{losses[name]:.4f}" if name in losses else "-"
 
 
 def _asked(stage: Stage, name: str) -> str:
@@ -125,25 +132,28 @@ def _training(
 ) -> str:
     train, lora = settings.train, settings.lora
     left_out = ", ".join(f"{code} x {count}" for code, count in data["left_out"].items())
-    have = ", ".join(f"{count:,} with {name.replace('_', ' ')}" for name, count in data["modalities"].items() if name != "text")
+    have = ", ".join(f"{data['modalities'][name]:,} with {what}" for name, what in HAVE.items() if name in stage.modalities)
+    sizes: Counter[str] = Counter()
+    for group in meta["groups"]:
+        sizes[_group(group)] += group["parameters"]
     window = train.batch_size * train.accumulation
+    epochs = meta["step"] * window / max(1, data["train"]["ids"])
+    adapts = f"LoRA r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}" if lora.enabled else "the whole language model"
     rows = [
         ("started from", f"`{Path(meta['started_from']).name}`" if meta["started_from"] else "the base model"),
         ("data", f"{data['train']['ids']:,} ids{f' ({have})' if have else ''}, {data['held_out']['ids']:,} held out"),
         ("left out", left_out),
-        ("steps", f"{meta['step']:,} of {window} samples ({meta['step'] * window / max(1, data['train']['ids']):.2f} epochs)"),
+        ("took", f"{meta['step']:,} steps of {window} samples ({epochs:.2f} epochs), {duration(meta['seconds'])}"),
+        ("learned from", f"{meta['supervised_tokens']:,} supervised tokens"),
         ("ended early", meta.get("ended_early") or ""),
         ("modality dropout", f"{train.modality_dropout:g}" if train.modality_dropout else ""),
-        (
-            "adapts",
-            f"LoRA r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}" if lora.enabled else "the whole language model",
-        ),
+        ("adapts", adapts),
+        ("trained values", f"{sizes.total():,}: {', '.join(f'{name} {count:,}' for name, count in sizes.items())}"),
         ("peak rates", ", ".join(dict.fromkeys(f"{_group(group)} {group['lr']:.3g}" for group in meta["groups"]))),
         ("schedule", f"{train.warmup_steps} warmup steps, cosine to {train.min_lr_share:.0%}; clip {train.clip:g}"),
         ("precision", f"{settings.dtype}{', base in NF4' if settings.model.quantization == 'nf4' else ''}; {train.optimizer}"),
         ("longest sample", f"{train.max_seq_length:,} tokens"),
         ("seed", str(train.seed)),
-        ("took", f"{duration(meta['seconds'])}, {meta['supervised_tokens']:,} supervised tokens"),
         ("with", as_line(dict(environment))),
     ]
     return "## Training\n\n" + _table(("", ""), [row for row in rows if row[1]])
@@ -152,21 +162,21 @@ def _training(
 def _parts(settings: Settings, stage: Stage) -> str:
     """What the folder does not hold, and under which terms it comes."""
     model = settings.model
-    parts = [f"the base model {_base(settings)}"] if settings.lora.enabled else [f"the configuration of {_base(settings)}"]
+    parts = [f"the base model {_base(settings)}" if settings.lora.enabled else f"the configuration of {_base(settings)}"]
     if not model.train_encoders:
         if stage.number >= FIRST_STAGE["points"] and model.points_encoder == "michelangelo":
-            parts.append("the Michelangelo point encoder (published under GPL-3.0)")
+            parts.append("the Michelangelo point encoder (its authors' code is under GPL-3.0)")
         if stage.number >= FIRST_STAGE["images"] and model.image_encoder != "tiny":
             parts.append(f"the image encoder `{_name(model.image_encoder)}`")
     return (
-        f"## Terms\n\nFrozen parts are not in this folder and are loaded from where they came: {', '.join(parts)}. "
-        "The terms of these, and of the data, go along with the weights: see the base's model card and the data set's licence "
-        "before passing them on."
+        f"## Terms\n\nNot in this folder, and loaded from where it came: {', '.join(parts)}. The terms of what it was made from "
+        "(base, encoders, data) go along with the weights: see the base's model card and the data set's licence before passing "
+        "them on."
     )
 
 
 def _base(settings: Settings) -> str:
-    return f"`{_name(settings.model.llm)}`"
+    return "cadmllm's bundled tiny base" if settings.model.llm == "tiny" else f"`{_name(settings.model.llm)}`"
 
 
 def _name(source: str) -> str:

@@ -240,10 +240,12 @@ def _fill(folder: Path, snapshot: Snapshot, training: bool) -> str:
     for name, text in snapshot.texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     if training:
-        (folder / TRAINING).mkdir()
-        save_file(dict(snapshot.optimizer), folder / TRAINING / "optimizer.safetensors")
-        save_file(dict(snapshot.random), folder / TRAINING / "random.safetensors")
-        (folder / TRAINING / "state.json").write_text(json.dumps(snapshot.place, indent=1) + "\n", encoding="utf-8")
+        inner = folder / TRAINING
+        inner.mkdir()
+        (inner / "state.json").write_text(json.dumps(snapshot.place, indent=1) + "\n", encoding="utf-8")
+        for name, tensors in (("optimizer", snapshot.optimizer), ("random", snapshot.random)):
+            save_file(dict(tensors), inner / f"{name}.safetensors")
+            shutil.copymode(inner / "state.json", inner / f"{name}.safetensors")
     return write_manifest(folder)
 
 

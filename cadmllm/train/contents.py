@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cadmllm import __version__
-from cadmllm.models.stages import STAGE_NAMES, is_complete, stage_folder
-from cadmllm.models.weights import model_record, trained_state
+from cadmllm.console import jsonable
+from cadmllm.models.stages import STAGE_NAMES, STEPS, is_complete, stage_folder
+from cadmllm.models.weights import RECORD, model_record, trained_state
 from cadmllm.train.card import model_card
 from cadmllm.train.checkpoint import Snapshot
 from cadmllm.train.environment import environment
@@ -88,7 +89,7 @@ def texts(
     given = {key: str(origin) for key, origin in (origins or {}).items() if str(origin) != "default"}
     if given:
         files["origins.json"] = given
-    written = {name: json.dumps(content, indent=1) + "\n" for name, content in files.items()}
+    written = {name: json.dumps(jsonable(content), indent=1, allow_nan=False) + "\n" for name, content in files.items()}
     written["README.md"] = model_card(session.settings, session.stage, meta, data, facts)
     return written
 
@@ -110,7 +111,7 @@ def metadata(session: Session, step: int, figures: Mapping[str, Any]) -> dict[st
         "step": step,
         "total_steps": session.windows.total,
         "epochs": session.stage.epochs,
-        "started_from": str(session.start.checkpoint) if session.start.checkpoint else None,
+        "started_from": _started_from(session),
         "base": session.settings.model.llm,
         "samples": len(session.data.train_ids),
         "left_out": dict(Counter(problem.code for problem in session.data.left_out)),
@@ -131,6 +132,14 @@ def metadata(session: Session, step: int, figures: Mapping[str, Any]) -> dict[st
         "made_with": {"cadmllm": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _started_from(session: Session) -> str | None:
+    """The checkpoint whose weights the stage began with, over any number of resumes; None for the base model."""
+    start = session.start.checkpoint
+    if start is not None and start.parent == session.stage.folder / STEPS:
+        return json.loads((start / RECORD).read_text(encoding="utf-8"))["meta"]["started_from"]
+    return str(start) if start else None
 
 
 def curriculum(session: Session, meta: Mapping[str, Any], states: Mapping[str, object]) -> dict[str, Any]:
