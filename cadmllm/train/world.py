@@ -291,7 +291,6 @@ def open_world(settings: Settings, console: Console | None = None, *, patience: 
         return World(launch, pick_device(settings))
     from cadmllm.train.replica import refuse
 
-    refuse(settings)
     device = own_device(settings, launch)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -299,6 +298,7 @@ def open_world(settings: Settings, console: Console | None = None, *, patience: 
     with contextlib.ExitStack() as stack:
         stack.push(world)  # left, and not silently, when they do not agree
         world.agree_on(_facts(settings))
+        world.attempt(lambda: refuse(settings))
         stack.pop_all()
     said = [f"{launch.size} processes (started by {launch.by}), train.distributed={settings.train.distributed}"]
     for line in said + overridden(os.environ, settings.train.distributed, settings.dtype):
