@@ -137,7 +137,7 @@ def _heard(world) -> str:
 def everything(world, settings) -> dict[str, Any]:
     """The scenarios of a moment, in one start; the last ends with a process less."""
     found: dict[str, Any] = {"collectives": collectives(world, settings), "toy": toy_run(world, settings)}
-    found |= stages(world, settings, FEW)
+    found |= stages(world, settings, FEW) | {"troubled": troubled(world, settings)}
     if world.rank == 1:
         leave(world, found)
     return found | {"lost": lost(world, settings)}
@@ -196,35 +196,70 @@ def others(world, settings) -> dict[str, Any]:
     return stages(world, settings, MORE)
 
 
+def engine_of(world, settings, number: int):
+    """A stage's model and optimizer, ready for a step; and what the groups are."""
+    from cadmllm.models.fusion import build_model
+    from cadmllm.train.optim import build_optimizer
+    from cadmllm.train.step import Engine
+
+    model = build_model(settings, number)
+    replica = world.wrap(model, settings) if world.size > 1 else None
+    model.settle_attention()
+    optimizer, infos = build_optimizer(model.parameter_groups(), number, 1e-3, settings.train)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return Engine(model, optimizer, parameters, world.device, settings.dtype, 0.5, replica), infos
+
+
+def share_of(world, model, step: int, number: int) -> list[Any]:
+    """This process's micro-batches of a window, two samples each."""
+    from cadmllm.corpus.batch import Collator
+
+    collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, 512)
+    encoded = [collate.encode(sample) for sample in world.share(samples(step, number), lambda sample: len(sample.target))]
+    return [collate.pack(encoded[k : k + 2]) for k in range(0, len(encoded), 2)]
+
+
+def troubled(world, settings) -> dict[str, Any]:
+    """Memory runs out on one process in the first step, the loss of one is not finite in the second; the third is good."""
+    import torch
+
+    from cadmllm.train.step import train_step
+
+    engine, _ = engine_of(world, settings, 1)
+    loss = engine.model.loss
+
+    def exhausted(_batch):
+        raise torch.OutOfMemoryError("of the test")
+
+    def poisoned(batch):
+        total, count = loss(batch)
+        return total * float("nan"), count
+
+    found = {}
+    for name, trouble in (("memory", exhausted), ("loss", poisoned), ("none", loss)):
+        engine.model.loss = trouble if world.rank == 1 else loss
+        step = lambda: train_step(engine, share_of(world, engine.model, 0, 1))  # noqa: B023, E731
+        found[name] = step().loss if name == "none" else caught(step) if name == "loss" else broken(step)
+    return found
+
+
 def train_stage(world, settings, number: int, name: str) -> dict[str, Any]:
     """Losses, norms and weights of some steps of a stage; what it adds is first shown at step 2, by two samples of five."""
 
-    from cadmllm.corpus.batch import Collator
-    from cadmllm.models.fusion import build_model
     from cadmllm.models.weights import trained_state
-    from cadmllm.train.optim import build_optimizer
     from cadmllm.train.state import optimizer_tensors
-    from cadmllm.train.step import Engine, train_step
+    from cadmllm.train.step import train_step
 
     settings = settings.model_copy(deep=True)
     settings.train.distributed = name[:4].strip()  # ty: ignore[invalid-assignment]
     settings.lora.enabled = "full" not in name
     settings.dtype = "bfloat16" if "bfloat16" in name else "float32"
     settings.train.gradient_checkpointing = number == 3
-    model = build_model(settings, number)
-    replica = world.wrap(model, settings) if world.size > 1 else None
-    model.settle_attention()
-    collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, 512)
-    optimizer, infos = build_optimizer(model.parameter_groups(), number, 1e-3, settings.train)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    engine = Engine(model, optimizer, parameters, world.device, settings.dtype, 0.5, replica)
+    engine, infos = engine_of(world, settings, number)
+    model, optimizer = engine.model, engine.optimizer
     losses, norms = [], []
     for step in range(4):
-        window = samples(step, number)
-        mine = world.share(window, lambda sample: len(sample.target))
-        encoded = [collate.encode(sample) for sample in mine]
-        batches = [collate.pack(encoded[k : k + 2]) for k in range(0, len(encoded), 2)]
-        report = train_step(engine, batches)
+        report = train_step(engine, share_of(world, model, step, number))
         losses.append(report.loss)
         norms.append(report.grad_norm)
     state = world.full_dict(trained_state(model))

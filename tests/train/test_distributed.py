@@ -106,6 +106,14 @@ def test_copies_and_shards_train_as_one_process_does(told: list, groups: dict) -
         compare(plan, told[0][plan], told[1][plan], figures)
 
 
+def test_trouble_of_one_process_is_trouble_of_all_and_touches_nothing(told: list, groups: dict) -> None:
+    one, two = (result["troubled"] for result in told)
+    assert one["memory"] == two["memory"] == "OutOfRoom"
+    assert one["loss"]["code"] == two["loss"]["code"] == "E603"
+    [(name, figures)] = alone(groups, [(1, "ddp")]).items()
+    assert one["none"] == two["none"] == pytest.approx(figures["losses"][0], rel=1e-5), name
+
+
 @pytest.mark.long
 def test_every_stage_with_lora_and_without_in_32_and_16_bits(groups: dict, tmp_path: Path) -> None:
     one, two = apart.run("others", tmp_path, APART_SETTINGS=json.dumps(groups))

@@ -15,7 +15,7 @@ from cadmllm.errors import CadmllmError
 from cadmllm.settings import Settings
 from cadmllm.train.launch import Launch, first_host, overridden, read_launch
 from cadmllm.train.rendezvous import meeting
-from cadmllm.train.replica import refuse
+from cadmllm.train.replica import Replica, refuse
 from cadmllm.train.world import World, open_world, own_device
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
@@ -179,6 +179,18 @@ def test_what_cannot_be_sharded_is_refused_by_name(groups: dict) -> None:
     assert caught.value.code == "E610"
     assert "train.distributed=ddp" in caught.value.remedy
     refuse(Settings(train={"distributed": "fsdp"}))  # ty: ignore[invalid-argument-type]
+
+
+def test_a_pass_over_shards_gives_up_by_name() -> None:
+    replica = Replica(torch.nn.Linear(2, 2), world(), Settings())  # ty: ignore[invalid-argument-type]
+    said = []
+    for error, exhausted in ((torch.OutOfMemoryError("CUDA"), True), (torch.distributed.DistBackendError("NCCL"), False)):
+        with pytest.raises(CadmllmError) as caught:
+            replica.give_up(error, exhausted)
+        said.append((caught.value.code, "--resume" in caught.value.remedy))
+    assert said == [("E609", True), ("E610", True)]
+    with pytest.raises(RuntimeError, match="shapes"):  # a fault of ours stays what it is
+        replica.give_up(RuntimeError("shapes do not match"), False)
 
 
 def test_what_torch_says_of_a_lost_process_becomes_one_line() -> None:
