@@ -17,7 +17,7 @@ from cadmllm.train.runpage import HEADERS, cells
 
 HEAD, TALL, HEIGHT, ROW = 104, 400, 300, 30  # px: above the panels, of the loss, of the others, of a line of the table
 SHORT = 128  # px, of a panel without curves
-ON_GPU = ("peak_gib", "gpu_memory_gib", "gpu_utilisation", "gpu_temperature")
+ON_GPU = ("peak_gib", "reserved_gib", "gpu_memory_gib", "gpu_memory_total_gib", "gpu_utilisation", "gpu_temperature")
 HALF = (WIDTH - 2 * MARGIN - GAP) // 2
 TEAL = "#0f7f86"
 COLOURS = dict(zip(COMBINATIONS, (GREEN, ORANGE, VIOLET, TEAL), strict=True)) | {"all": INK}
@@ -176,8 +176,7 @@ def _gradient(paper: Paper, box: Box, run: Run) -> None:
 
 
 def _tokens(paper: Paper, box: Box, run: Run) -> None:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        supervised = run.column("supervised") / run.column("seconds")
+    supervised = _ratio(run.column("supervised"), run.column("seconds"))
     curves = [run.curve("all", "tokens_per_s", BLUE), run.curve("supervised", supervised, GREEN)]
     _lines(paper, box, run, "Throughput", "tokens a second", _there(curves), zero=True)
 
@@ -188,9 +187,8 @@ def _samples(paper: Paper, box: Box, run: Run) -> None:
 
 
 def _shares(paper: Paper, box: Box, run: Run) -> None:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        waiting = 100.0 * run.column("waited") / run.column("seconds")
-        padding = 100.0 * (1.0 - run.column("tokens") / run.column("computed"))
+    waiting = 100.0 * _ratio(run.column("waited"), run.column("seconds"))
+    padding = 100.0 * (1.0 - _ratio(run.column("tokens"), run.column("computed")))
     curves = [run.curve("waiting for data", waiting, ORANGE), run.curve("padding", padding, VIOLET)]
     _lines(paper, box, run, "Waste", "% of the time, % of the computed tokens", _there(curves), zero=True, least=5.0)
 
@@ -222,6 +220,11 @@ def _memory(paper: Paper, box: Box, run: Run) -> None:
 def _gpu(paper: Paper, box: Box, run: Run) -> None:
     curves = [run.curve("utilisation, %", "gpu_utilisation", BLUE), run.curve("temperature, °C", "gpu_temperature", RED)]
     _lines(paper, box, run, "GPU", "", _there(curves), fixed=PERCENT)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """NaN where the whole is nothing."""
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 1e-9)
 
 
 def _there(curves: Sequence[Curve]) -> list[Curve]:

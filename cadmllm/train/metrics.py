@@ -16,24 +16,26 @@ from cadmllm.console import jsonable
 from cadmllm.errors import CadmllmError
 
 FEW = 10  # losses at either end of a stage that its first and last loss are the mean of, at most
+MOST = 2**53  # beyond it a float no longer tells whole numbers apart
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_record(record: object) -> bool:
     """Whether a line is a step's: it says which stage and step, in whole numbers."""
-    return isinstance(record, dict) and all(type(record.get(key)) is int for key in ("stage", "step"))
+    return isinstance(record, dict) and all(type(record.get(key)) is int and 0 < record[key] < MOST for key in ("stage", "step"))
 
 
 def number(record: Mapping[str, Any], key: str) -> float | None:
-    """A finite number of a record; None where it is absent, null, or no such number."""
+    """A number of a record; None where it is absent, null, or no number that can be measured (NaN, infinite, absurd)."""
     value = record.get(key)
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and -MOST < value < MOST else None
 
 
 def counts(record: Mapping[str, Any]) -> dict[str, int]:
     """`mix` of a record: samples by what they showed; empty where it is absent."""
     mix = record.get("mix")
-    return {str(name): int(count) for name, count in mix.items() if isinstance(count, int)} if isinstance(mix, dict) else {}
+    known = {str(name): number(mix, name) for name in mix} if isinstance(mix, dict) else {}
+    return {name: int(count) for name, count in known.items() if count is not None and count >= 0}
 
 
 @dataclass(slots=True)

@@ -91,8 +91,9 @@ class Scale:
 
 def linear(low: float, high: float, count: int = 5) -> Scale:
     """About `count` round ticks that enclose the values."""
+    low, high = min(low, high), max(low, high)
     if high - low <= 1e-9 * max(1.0, abs(low), abs(high)):  # a value alone: from or to 0
-        low, high = (0.0, high if high > 1e-9 else 1.0) if high >= 0.0 else (min(low, -1e-9), 0.0)
+        low, high = (min(0.0, low), max(0.0, high)) if max(abs(low), abs(high)) > 1e-9 else (0.0, 1.0)
     step = nice((high - low) / count)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(round(k * step, 12) for k in range(first, last + 1))
@@ -165,7 +166,7 @@ class Plot:
         self._image = Image.new("RGB", (self.plot.width * FINE, self.plot.height * FINE), PANEL)
         self._pen = ImageDraw.Draw(self._image)
         self._legend: list[tuple[str, str, bool]] = []
-        self._stages = [(float(across.place(np.array([at]))[0]), name) for at, name in stages]
+        self._stages = [(max(0.0, float(across.place(np.array([at]))[0])), name) for at, name in stages]
         for tick in up.ticks:
             y = self._y(np.array([tick]))[0]
             self._pen.line((0, y, self._image.width, y), GRID, FINE)

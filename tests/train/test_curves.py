@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from cadmllm.corpus.paper import Box, Paper
+from cadmllm.errors import CadmllmError
 from cadmllm.train.curves import Run, draw_run
-from cadmllm.train.history import Stage
+from cadmllm.train.history import Stage, load
 from cadmllm.train.runpage import cells, facts, held_out, page, remarks
 
 
@@ -129,3 +133,36 @@ def test_the_page_in_words() -> None:
     assert held_out(rows)[0] == ("stage", "text", "text + points", "all")
     assert remarks(rows[:1]) == []
     assert cells(Stage(1).row() | {"steps": 0})[2] == "-"
+
+
+NUMBERS = st.sampled_from([0, 1, -1, 3, 1e308, 5e-324, math.nan, math.inf, 10**400, None, True, "x", [1]])
+KEYS = ("loss", "grad_norm", "tokens", "computed", "supervised", "seconds", "waited", "total_steps", "epoch", "peak_gib", "time")
+PARTS = st.dictionaries(st.sampled_from(["text", "ü"]), NUMBERS)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([1, 2, 7, -1]),
+            st.integers(-1, 2**60),
+            st.dictionaries(st.sampled_from(KEYS), NUMBERS),
+            st.dictionaries(
+                st.sampled_from(["mix", "rates", "val_loss"]), st.dictionaries(st.sampled_from(["text", "ü"]), NUMBERS)
+            ),
+        ),
+        max_size=8,
+    )
+)
+def test_whatever_a_file_says_a_page_is_drawn_or_e611_said(tmp_path_factory, lines) -> None:
+    path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
+    records = [{"stage": number, "step": step, **figures, **groups} for number, step, figures, groups in lines]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    try:
+        stages = load(path)
+    except CadmllmError as error:
+        assert error.code == "E611"
+        return
+    paper, _ = draw_run(stages, "x", facts(stages))
+    apart(paper)
+    assert page(stages, path, "report.png").startswith("# Training run")
