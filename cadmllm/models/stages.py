@@ -6,6 +6,7 @@ with its size and SHA-256, and a folder without it is a torn one. Nothing here n
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -84,7 +85,11 @@ def verify(folder: Path, *, manifest: str | None = None, exact: bool = False) ->
             raise _torn(folder, f"{path} is missing")
         if size != entry["bytes"]:
             raise _torn(folder, f"{path} has {size} bytes, and {entry['bytes']} were saved")
-        if sha256(path) != entry["sha256"]:
+        try:
+            digest = sha256(path)
+        except OSError as error:
+            raise _torn(folder, f"{path} cannot be read ({error.strerror})") from error
+        if digest != entry["sha256"]:
             raise _torn(folder, f"{path} is not the file that was saved (its SHA-256 differs)")
     surplus = [path for path in _members(folder) if path.relative_to(folder).as_posix() not in files] if exact else []
     if surplus:
@@ -110,6 +115,9 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:  # Windows drives under WSL and some network drives know no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
 

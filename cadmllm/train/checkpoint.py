@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from cadmllm.errors import CadmllmError
 from cadmllm.models.stages import MANIFEST, STEPS, sha256, sync_folder, verify, write_manifest
-from cadmllm.models.weights import write_model
+from cadmllm.models.weights import RECORD, write_model
 from cadmllm.train import pointer
 from cadmllm.train.disk import Writing
 from cadmllm.train.pointer import POINTER, Entry
@@ -69,12 +69,19 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """A verified step save: its folder, the place, the optimizer's and the random state's tensors."""
+    """A verified step save.
+
+    Attributes:
+        folder, place: which, and where it stands.
+        optimizer, random: the optimizer's and the random state's tensors.
+        began: the checkpoint that its stage began with, None for the base model.
+    """
 
     folder: Path
     place: Place
     optimizer: dict[str, Tensor]
     random: dict[str, Tensor]
+    began: str | None = None
 
 
 def save_step(
@@ -161,8 +168,11 @@ def retire(stage_dir: Path, save: Path, console: Console) -> None:
     """Remove a step save that is no longer needed, as its stage is finished; the pointer goes to the one before first."""
     steps = stage_dir / STEPS
     kept = [entry for entry in pointer.candidates(steps, console) if entry.name != save.name]
-    pointer.point(steps, kept)
-    shutil.rmtree(save)
+    try:
+        pointer.point(steps, kept)
+        shutil.rmtree(save)
+    except OSError as error:  # the stage is finished: nothing depends on it
+        console.warn(f"the save {save} could not be removed: {error.strerror} (rm -r {save})")
 
 
 def step_saves(stage_dir: Path) -> list[Path]:
@@ -209,14 +219,15 @@ def load_save(folder: Path, manifest: str | None = None) -> Save:
         )
     try:
         place: Place = json.loads((training / "state.json").read_text(encoding="utf-8"))
+        began = json.loads((folder / RECORD).read_text(encoding="utf-8"))["meta"].get("started_from")
         optimizer, random = load_file(training / "optimizer.safetensors"), load_file(training / "random.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CadmllmError(
             "E503",
             f"the training state in {training} cannot be read ({error})",
             f"remove that save and resume from the one before: rm -r {folder}",
         ) from error
-    return Save(folder, place, optimizer, random)
+    return Save(folder, place, optimizer, random, began)
 
 
 def sweep(stage_dir: Path) -> None:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from cadmllm import __version__
 from cadmllm.console import jsonable
-from cadmllm.models.stages import STAGE_NAMES, STEPS, is_complete, stage_folder
-from cadmllm.models.weights import RECORD, model_record, trained_state
+from cadmllm.models.stages import STAGE_NAMES, is_complete, stage_folder
+from cadmllm.models.weights import model_record, trained_state
 from cadmllm.train.card import model_card
 from cadmllm.train.checkpoint import Snapshot
 from cadmllm.train.environment import environment
@@ -136,10 +136,10 @@ def metadata(session: Session, step: int, figures: Mapping[str, Any]) -> dict[st
 
 def _started_from(session: Session) -> str | None:
     """The checkpoint whose weights the stage began with, over any number of resumes; None for the base model."""
-    start = session.start.checkpoint
-    if start is not None and start.parent == session.stage.folder / STEPS:
-        return json.loads((start / RECORD).read_text(encoding="utf-8"))["meta"]["started_from"]
-    return str(start) if start else None
+    start = session.start
+    if start.resumed:
+        return start.began
+    return str(start.checkpoint) if start.checkpoint else None
 
 
 def curriculum(session: Session, meta: Mapping[str, Any], states: Mapping[str, object]) -> dict[str, Any]:

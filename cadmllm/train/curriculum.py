@@ -62,10 +62,18 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a stage's weights come from: a checkpoint folder, or None for the base model; and why."""
+    """Where a stage's weights come from: a checkpoint folder, or None for the base model; and why.
+
+    Attributes:
+        checkpoint, reason: as said.
+        began: of a resumed stage, the checkpoint that it began with, None for the base model.
+        resumed: whether `checkpoint` is a save of the stage itself.
+    """
 
     checkpoint: Path | None
     reason: str
+    began: str | None = None
+    resumed: bool = False
 
 
 def plan_stages(settings: Settings, numbers: Sequence[int]) -> list[Stage]:

@@ -155,7 +155,7 @@ def resume_session(
         )
     mark = fingerprint(settings, stage.number, data.train_ids, cached.mark(stage.number) if cached else None)
     changed = check_fingerprint(save.place["fingerprint"], mark, str(save.folder))
-    start = Start(save.folder, f"resumed after step {save.place['step']}")
+    start = Start(save.folder, f"resumed after step {save.place['step']}", save.began, resumed=True)
     session = _assemble(settings, stage, start, dataset, data, console, cached, world)
     load_optimizer(session.engine.optimizer, session.infos, save.optimizer, str(save.folder))
     if save.place["scaler"]:

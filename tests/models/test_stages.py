@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from cadmllm.errors import CadmllmError
+from cadmllm.models import stages
 from cadmllm.models.stages import MANIFEST, is_complete, newest_complete_stage, stage_folder, verify, write_manifest
 
 
@@ -57,3 +60,29 @@ def test_the_newest_complete_stage_is_the_last_of_the_curriculum(tmp_path: Path)
     assert newest_complete_stage(tmp_path) == stage_folder(tmp_path, 3)
     (stage_folder(tmp_path, 3) / MANIFEST).unlink()
     assert newest_complete_stage(tmp_path) == stage_folder(tmp_path, 2)
+
+
+def test_a_file_that_cannot_be_read_is_damage(tmp_path: Path, monkeypatch) -> None:
+    folder = _checkpoint(tmp_path / "stage")
+
+    def broken(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(stages, "sha256", broken)
+    with pytest.raises(CadmllmError, match=r"model.safetensors cannot be read \(Input/output error\)") as caught:
+        verify(folder)
+    assert caught.value.code == "E503"
+
+
+def test_a_drive_that_cannot_sync_folders_is_written_all_the_same(tmp_path: Path, monkeypatch) -> None:
+    number = errno.EINVAL
+
+    def fsync(handle: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    verify(_checkpoint(tmp_path / "stage"))
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output error"):
+        _checkpoint(tmp_path / "other")

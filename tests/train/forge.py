@@ -1,6 +1,6 @@
 """Runs `cadmllm` commands as real processes that start at once: a server that has imported everything forks them.
 
-Reads a JSON line for each: {"argv": [...], "log": FILE, "marks": FOLDER, "slow": {"fsync": s, "step": s, "validation": s}}, and
+Reads a JSON line for each: {"argv": [...], "log": FILE, "marks": FOLDER, "slow": {"fsync": seconds, ...}}, and
 answers {"pid": N}; {"wait": N} answers {"code": exit code, negative for a signal}. What is slowed down here, in the test
 script alone, gives signals time to arrive inside it; a file in `marks` says that it has been entered.
 """
@@ -25,6 +25,17 @@ def slowed(function, seconds: float, mark: Path):
     return call
 
 
+def slowed_in(folder: str, fsync, seconds: float):
+    """`os.fsync`, slow for what lies in a folder of that name."""
+
+    def call(handle: int) -> None:
+        if f"/{folder}" in os.readlink(f"/proc/self/fd/{handle}"):
+            time.sleep(seconds)
+        fsync(handle)
+
+    return call
+
+
 def child(order: dict) -> int:
     """One command line, with its output in a file."""
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -36,6 +47,8 @@ def child(order: dict) -> int:
     marks, slow = Path(order["marks"]), order["slow"]
     if "fsync" in slow:
         os.fsync = slowed(os.fsync, slow["fsync"], marks / "fsync")
+    if "final" in slow:
+        os.fsync = slowed_in(".final", os.fsync, slow["final"])
     if "step" in slow:
         squeeze.train_step = slowed(squeeze.train_step, slow["step"], marks / "step")
     if "validation" in slow:

@@ -204,7 +204,7 @@ def test_a_killed_run_gives_the_same_numbers(forge: Forge, config, straight, tmp
 
 
 def test_signals_leave_at_the_right_moment_and_cost_nothing(forge: Forge, config, straight, tmp_path: Path) -> None:
-    run = Run(forge, tmp_path / "run", 1, config(val_steps=2))
+    run = Run(forge, tmp_path / "run", 1, config(10, val_steps=2))
 
     def disturb(slow: dict[str, float], moment: Callable[[], bool], *signals: signal.Signals) -> int:
         run.slow = slow
@@ -234,10 +234,10 @@ def test_signals_leave_at_the_right_moment_and_cost_nothing(forge: Forge, config
     assert step_saves(run.stage_dir)[-1].name == f"step_{done:06d}"
     assert disturb({"validation": 5.0}, lambda: run.mark("validation").exists(), *twice) == 130
     # killed while the finished stage is being written and moved
-    assert disturb({"fsync": 0.05}, lambda: (run.stage_dir / ".final").exists(), signal.SIGKILL) == -signal.SIGKILL
+    assert disturb({"final": 0.2}, lambda: (run.stage_dir / ".final").exists(), signal.SIGKILL) == -signal.SIGKILL
     assert not is_complete(run.stage_dir)
     run.slow = {}
-    same(run.finish(), straight(1))
+    same(run.finish(), straight(1, 10))
 
 
 @pytest.mark.long

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
+import time
+from types import SimpleNamespace
 
 import pytest
 from reaper import Death, Reaper
+from saved import names
 
 from cadmllm.corpus.layout import DataSet
 from cadmllm.errors import CadmllmError
 from cadmllm.models.stages import MANIFEST, is_complete, sha256, verify
-from cadmllm.train import keeper, loop
+from cadmllm.train import disk, keeper, loop
 from cadmllm.train.checkpoint import load_save, newest_save, step_saves
 from cadmllm.train.metrics import read_metrics
 
@@ -135,3 +140,35 @@ def test_death_at_a_stages_end_is_resumed_to_the_same_weights(settings, parts, c
             break
     else:
         assert finished <= 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_waits_for_room_can_be_stopped_and_resumed(settings, parts, console, monkeypatch, tmp_path, number) -> None:
+    straight = settings(run={"dir": tmp_path / "straight"}, train={"save_steps": 2})
+    loop.train(straight, [1], parts, console)
+    s = settings(train={"save_steps": 2})
+    steps = s.run.dir / "stage1_text_model" / "steps"
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 5:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        full = SimpleNamespace(free=0)
+        real = shutil.disk_usage
+        patch.setattr(disk.shutil, "disk_usage", lambda path: full if (steps / "step_000002").exists() else real(path))
+        patch.setattr(disk, "time", SimpleNamespace(monotonic=time.monotonic, sleep=nap))
+        result = loop.train(s, [1], parts, console)
+    assert result.exit_code == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
+    assert len(naps) == 5
+    said = console.err.getvalue()
+    assert "Training waits" in said
+    assert "E607" in said
+    assert names(s.run.dir / "stage1_text_model") == ["step_000002"]
+    assert loop.train(s, [1], parts, console, resume=True).stages[0].finished
+    assert "resumed after step 2" in console.err.getvalue()
+    losses = [[r["loss"] for r in read_metrics(run / "metrics.jsonl")] for run in (straight.run.dir, s.run.dir)]
+    assert losses[0] == losses[1]
+    assert len({sha256(run / "stage1_text_model" / "model.safetensors") for run in (straight.run.dir, s.run.dir)}) == 1
