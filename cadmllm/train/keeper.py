@@ -56,6 +56,7 @@ class Told:
         validator: answers held-out prompts at the stage's end.
         sampler: answers some while it trains.
         origins: where each setting came from, for the checkpoints.
+        anew: the stages replace older ones of the same folder.
     """
 
     console: Console
@@ -65,6 +66,7 @@ class Told:
     validator: Validator | None = None
     sampler: Sampler | None = None
     origins: Mapping[str, object] = field(default_factory=dict)
+    anew: bool = False
 
     @property
     def exit_code(self) -> Exit:

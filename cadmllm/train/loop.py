@@ -80,7 +80,8 @@ def train(
     metrics = Metrics(settings.run.dir / "metrics.jsonl", writes=world.main)
     results: list[StageResult] = []
     with Interrupts() as stop:
-        told = Told(console, metrics, Wandb(settings, planned[0], console), stop, validator, sampler, origins or {})
+        told = Told(console, metrics, Wandb(settings, planned[0], console), stop, validator, sampler, origins or {}, overwrite)
+        code = Exit.USER  # unless it gets to an end
         try:
             for index, stage in enumerate(planned):
                 if resume and world.told(is_complete(stage.folder)):
@@ -102,11 +103,12 @@ def train(
                 del session
                 if not results[-1].finished:
                     break
+            done = len(results) == len(planned) and all(result.finished for result in results)
+            code = Exit.DONE if done else told.exit_code
         finally:
             metrics.close()
-            told.wandb.close()
-    done = len(results) == len(planned) and all(result.finished for result in results)
-    return RunResult(results, Exit.DONE if done else told.exit_code, metrics.path)
+            told.wandb.close(int(code))
+    return RunResult(results, code, metrics.path)
 
 
 def dry_run(

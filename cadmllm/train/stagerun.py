@@ -53,8 +53,10 @@ class StageRun:
         """Train to the end of the stage, or save and return when asked to stop."""
         s = self.session
         self.world.on_main(self._prepare)
-        self.metrics.rewind(s.stage.number, s.begin)
-        self.wandb.start(self.metrics.count)
+        foreign = self.metrics.rewind(s.stage.number, s.begin)
+        if foreign:
+            self.console.note(f"{self.metrics.path}: {foreign} lines that were cut off or no records of steps are gone")
+        self.wandb.start(self.metrics.count, anew=self.told.anew)
         report.announce(s, self.console)
         self._baseline()
         train = s.settings.train
@@ -237,7 +239,7 @@ class StageRun:
         s.model.train()
         if sampled is None:
             return {}
-        self.wandb.pictures(sampled.pictures, self.metrics.count)
+        self.wandb.pictures(sampled.pictures, self.metrics.count + 1)  # the step's record is not written yet
         for picture in sampled.pictures:
             self.console.note(f"{self.label}: answers after step {step}: {picture}")
         return sampled.shares
