@@ -115,7 +115,7 @@ def collectives(world, settings) -> dict[str, Any]:
         "share": world.share(items, lambda item: item),
         "dropout": torch.rand(2).tolist(),
         "full": world.full(torch.ones(2)).tolist(),
-        "full_dict": {name: t.tolist() for name, t in world.full_dict({"a": torch.ones(2, requires_grad=True)}).items()},
+        "kept": world.kept(torch.ones(2, requires_grad=True)).tolist(),
     }
     found["console"] = _heard(world)
     return found
@@ -262,7 +262,7 @@ def train_stage(world, settings, number: int, name: str) -> dict[str, Any]:
         report = train_step(engine, share_of(world, model, step, number))
         losses.append(report.loss)
         norms.append(report.grad_norm)
-    state = world.full_dict(trained_state(model))
+    state = {name: world.kept(value) for name, value in trained_state(model).items()}
     moments = optimizer_tensors(optimizer, infos, world.full)
     figures = {key: [float(t.double().sum()), float(t.double().square().sum())] for key, t in state.items()}
     return {"losses": losses, "norms": norms, "weights": figures, "moments": {k: float(t.sum()) for k, t in moments.items()}}

@@ -111,10 +111,6 @@ class World:
         """Together: the main process's `value` (plain JSON data). What lies in a run's folder is judged by its eyes."""
         return self.gather(value)[0]
 
-    def barrier(self) -> None:
-        """Together: wait until all are here."""
-        self.most(0)
-
     def agree_on(self, facts: Mapping[str, object]) -> None:
         """Together: refuse to go on where the processes were given different settings, data or weights.
 
@@ -256,15 +252,6 @@ class World:
             return tensor
         gathered = self.full(tensor.detach())
         return gathered.to("cpu") if self.main else torch.empty(0)
-
-    def full_dict(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Together: whole copies in main memory for the main process, {} for the others. One tensor at a time is gathered."""
-        kept = {}
-        for name, tensor in tensors.items():
-            gathered = self.full(tensor.detach())
-            if self.main:
-                kept[name] = gathered.to("cpu").contiguous()
-        return kept
 
 
 def _failure(error: CadmllmError) -> dict[str, Any]:

@@ -132,9 +132,9 @@ def test_a_world_of_one_answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         assert alone.share([3, 1, 2], lambda n: n) == [3, 1, 2]
         assert alone.attempt(lambda: 5) == alone.on_main(lambda: 5) == 5
         alone.agree_on({"a": 1})
-        alone.barrier()
         tensor = torch.ones(2)
         assert alone.full(tensor) is tensor
+        assert alone.kept(tensor) is tensor
         console = Console()
         assert alone.console(console) is console
 
