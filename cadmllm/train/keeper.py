@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,3 +159,12 @@ def summary(
     return StageResult(
         stage.number, stage.name, stage.folder, figures["steps"], begin, end, finished, val_loss or {}, judged or {}
     )
+
+
+def figures_of(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Held-out loss and judged answers of a finished stage, as its folder has them; nothing of what cannot be read."""
+    try:
+        meta = json.loads((folder / "training_metadata.json").read_text(encoding="utf-8"))
+        return dict(meta["val_loss"]), dict(meta["judged"])
+    except (OSError, ValueError, KeyError, TypeError):  # they are shown, nothing depends on them
+        return {}, {}

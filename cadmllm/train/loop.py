@@ -14,7 +14,7 @@ from cadmllm.train.cached import open_features
 from cadmllm.train.checkpoint import discard
 from cadmllm.train.curriculum import Stage, Start, plan_stages, starting_point
 from cadmllm.train.guards import Interrupts, check_run_folder, has_saves, just_begun
-from cadmllm.train.keeper import StageResult, Told, summary
+from cadmllm.train.keeper import StageResult, Told, figures_of, summary
 from cadmllm.train.metrics import Metrics
 from cadmllm.train.outline import outline
 from cadmllm.train.session import open_session, resume_session
@@ -86,7 +86,7 @@ def train(
             for index, stage in enumerate(planned):
                 if resume and world.told(is_complete(stage.folder)):
                     console.note(f"stage {stage.number} is complete in {stage.folder}: going on")
-                    results.append(summary(stage, metrics, True))
+                    results.append(summary(stage, metrics, True, *figures_of(stage.folder)))
                     continue
                 if resume and world.told(has_saves(stage)):
                     session = resume_session(settings, stage, dataset, console, cached, world)
