@@ -3,7 +3,8 @@
     python benchmarks/save.py --out /tmp/save --json
 
 The default is LoRA r 32 on Qwen3-8B with the added rows and the point projector (87.3M + 16.4M + 20M values in 32 bit, and
-AdamW's two moments of each), kept two at a time, so that each save also reads the one before it in full. `--values 596000000` is the whole of Qwen3-0.6B.
+AdamW's two moments of each), kept two at a time, so that each save also reads the one before it in full.
+`--values 596000000` is the whole of Qwen3-0.6B.
 """
 
 from __future__ import annotations
