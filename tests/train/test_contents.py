@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -199,3 +200,13 @@ def test_the_data_sets_fingerprint_changes_with_what_training_sees(tmp_path: Pat
         assert found == open_dataset(DataSettings(root=root)).fingerprint()
         seen.add(found)
     assert len(seen) == 3
+
+
+def test_a_gpu_is_told_with_its_driver(monkeypatch) -> None:
+    facts = SimpleNamespace(name="NVIDIA GeForce RTX 5070 Ti", major=12, minor=0, total_memory=17_094_934_528)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
+    monkeypatch.setattr(environment, "_driver", lambda: None)
+    told = environment.environment(torch.device("cuda"))
+    assert told["device"]["compute_capability"] == "12.0"
+    assert told["device"]["memory_gib"] == 15.92
+    assert "NVIDIA GeForce RTX 5070 Ti (driver unknown)" in environment.as_line(told)
