@@ -197,6 +197,7 @@ def settings_of(args: argparse.Namespace, folder: Path) -> Settings:
         "train.batch_size": args.batch_size,
         "train.accumulation": args.accumulation,
         "train.max_seq_length": args.max_seq_length,
+        "train.pack_tokens": args.max_seq_length,  # twice as many are 5 % faster and hold twice the activations
         "train.warmup_steps": 0,
         "stages.1.epochs": 2,
         "stages.1.lr": 2e-4,
