@@ -19,7 +19,7 @@ from cadmllm.models.stages import STAGE_FOLDERS, is_complete, sha256, verify
 from cadmllm.train.checkpoint import step_saves
 
 PATIENCE = 120.0  # seconds until a process counts as hanging
-SEED = int(os.environ.get("CADMLLM_KILL_SEED", "20"))
+SEED = int(os.environ.get("KILL_SEED", "20"))
 
 
 class Forge:
@@ -197,7 +197,7 @@ def kill_at_random(run: Run, kills: int, seed: int) -> None:
 
 
 def test_a_killed_run_gives_the_same_numbers(forge: Forge, config, straight, tmp_path: Path) -> None:
-    print(f"CADMLLM_KILL_SEED={SEED}")
+    print(f"KILL_SEED={SEED}")
     run = Run(forge, tmp_path / "run", 3, config(), slow={"fsync": 0.004})
     kill_at_random(run, 3, SEED)
     same(run, straight(3))
@@ -243,7 +243,7 @@ def test_signals_leave_at_the_right_moment_and_cost_nothing(forge: Forge, config
 @pytest.mark.long
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_ten_kills_in_each_stage(forge: Forge, config, straight, tmp_path: Path, stage: int) -> None:
-    print(f"CADMLLM_KILL_SEED={SEED}")
+    print(f"KILL_SEED={SEED}")
     run = Run(forge, tmp_path / "run", stage, config(14), slow={"fsync": 0.004})
     kill_at_random(run, 10, SEED + stage)
     same(run, straight(stage, 14))
