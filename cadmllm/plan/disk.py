@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from cadmllm.settings import Settings
 
 BESIDE = 2**24  # tokenizer (Qwen's is 11 MiB), settings, card, state
-RANDOM = 2**14  # torch's random states
 GUESS = 100_000_000  # trained parameters where nobody knows the model: about LoRA r 32 on 8B
 
 
@@ -22,7 +21,7 @@ class Disk:
     """Bytes of a stage.
 
     Attributes:
-        step: of a step save: what is trained in 32 bit, the optimizer, the random state.
+        step: of a step save: what is trained in 32 bit, the optimizer.
         stage: of the finished stage folder, without step saves.
         known: the model's size is known; else `GUESS` was taken.
     """
@@ -41,7 +40,7 @@ def stage_disk(settings: Settings, stage: int) -> Disk:
     else:
         weights, known = 4 * sum(part.parameters for part in parts), True
         states = sum(moments(part, settings, shape) for part in parts)
-    return Disk(weights + states + RANDOM + BESIDE, weights + BESIDE, known)
+    return Disk(weights + states + BESIDE, weights + BESIDE, known)
 
 
 def run_bytes(settings: Settings, stages: Sequence[int]) -> int:

@@ -48,7 +48,7 @@ class Snapshot:
         texts: file name -> content (settings, curriculum, data, environment, model card).
         tokenizer: written with `save_pretrained`, so that the folder can be used without its base's.
         place: where the stage stands.
-        optimizer, random: tensors of `training/`; a finished stage does not need them.
+        optimizer: its tensors, for `training/`; a finished stage does not need them.
     """
 
     weights: Mapping[str, Tensor]
@@ -58,7 +58,6 @@ class Snapshot:
     tokenizer: PreTrainedTokenizerBase
     place: Place
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
-    random: Mapping[str, Tensor] = field(default_factory=dict)
 
     def size(self, training: bool) -> int:
         """Bytes it takes on disk, nearly; with or without what resuming needs."""
@@ -73,14 +72,13 @@ class Save:
 
     Attributes:
         folder, place: which, and where it stands.
-        optimizer, random: the optimizer's and the random state's tensors.
+        optimizer: its tensors.
         began: the checkpoint that its stage began with, None for the base model.
     """
 
     folder: Path
     place: Place
     optimizer: dict[str, Tensor]
-    random: dict[str, Tensor]
     began: str | None = None
 
 
@@ -220,14 +218,14 @@ def load_save(folder: Path, manifest: str | None = None) -> Save:
     try:
         place: Place = json.loads((training / "state.json").read_text(encoding="utf-8"))
         began = json.loads((folder / RECORD).read_text(encoding="utf-8"))["meta"].get("started_from")
-        optimizer, random = load_file(training / "optimizer.safetensors"), load_file(training / "random.safetensors")
+        optimizer = load_file(training / "optimizer.safetensors")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CadmllmError(
             "E503",
             f"the training state in {training} cannot be read ({error})",
             f"remove that save and resume from the one before: rm -r {folder}",
         ) from error
-    return Save(folder, place, optimizer, random, began)
+    return Save(folder, place, optimizer, began)
 
 
 def sweep(stage_dir: Path) -> None:
@@ -254,9 +252,8 @@ def _fill(folder: Path, snapshot: Snapshot, training: bool) -> str:
         inner = folder / TRAINING
         inner.mkdir()
         (inner / "state.json").write_text(json.dumps(snapshot.place, indent=1) + "\n", encoding="utf-8")
-        for name, tensors in (("optimizer", snapshot.optimizer), ("random", snapshot.random)):
-            save_file(dict(tensors), inner / f"{name}.safetensors")
-            shutil.copymode(inner / "state.json", inner / f"{name}.safetensors")
+        save_file(dict(snapshot.optimizer), inner / "optimizer.safetensors")
+        shutil.copymode(inner / "state.json", inner / "optimizer.safetensors")
     return write_manifest(folder)
 
 

@@ -25,7 +25,7 @@ from cadmllm.models.weights import model_record, trained_state
 from cadmllm.train.card import model_card
 from cadmllm.train.checkpoint import Snapshot
 from cadmllm.train.environment import environment
-from cadmllm.train.state import optimizer_tensors, random_tensors
+from cadmllm.train.state import optimizer_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ def snapshot(
         session: the stage that is trained.
         meta: from `metadata`.
         step: optimizer steps done.
-        training: with the optimizer's and the random state; a finished stage needs neither.
+        training: with the optimizer's state, which a finished stage does not need.
         states: JSON state of what steers the stage (patience, adaptive rates, vigil), for curriculum.json.
         origins: dotted key -> where the value came from (`resolve.Resolved.origins`).
         full: gathers a tensor of several processes (`World.kept`); every process of a run has to call this function then.
@@ -65,7 +65,6 @@ def snapshot(
         tokenizer=session.model.tokenizer,
         place=session.place(step),
         optimizer=optimizer_tensors(session.engine.optimizer, session.infos, full) if training else {},
-        random=random_tensors() if training else {},
     )
 
 

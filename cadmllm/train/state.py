@@ -1,4 +1,4 @@
-"""Exactly what a resumed run needs besides the weights: the place, the optimizer, the random state, the settings."""
+"""Exactly what a resumed run needs besides the weights: the place, the optimizer, the settings."""
 
 from __future__ import annotations
 
@@ -175,19 +175,3 @@ def _restored(
     # AdamW keeps `step` in float32 beside the moments; fused kernels want it on the parameter's device
     optimizer.state[parameter] = {"step": state["step"].to(parameter.device), **moments}
     return True
-
-
-def random_tensors() -> dict[str, torch.Tensor]:
-    """Torch's random states (LoRA dropout is their only user: order and draws are functions of the step)."""
-    tensors = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors |= {f"cuda:{k}": state for k, state in enumerate(torch.cuda.get_rng_state_all())}
-    return tensors
-
-
-def restore_random(tensors: dict[str, torch.Tensor]) -> None:
-    """Undo `random_tensors`; a GPU that is no longer there is left out."""
-    torch.set_rng_state(tensors["cpu"])
-    for k in range(torch.cuda.device_count()):
-        if f"cuda:{k}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"cuda:{k}"], k)

@@ -50,7 +50,6 @@ def test_a_save_comes_back_to_the_bit(stage_dir: Path, console) -> None:
     wanted = snapshot(3)
     assert save.place == wanted.place
     assert torch.equal(save.optimizer["rows.input/exp_avg"], wanted.optimizer["rows.input/exp_avg"])
-    assert torch.equal(save.random["cpu"], wanted.random["cpu"])
     held = weights.load_file(save.folder / "model.safetensors")
     assert all(torch.equal(held[name], value) for name, value in wanted.weights.items())
     assert {"tokenizer.json", "settings.json", "README.md", "model.json", MANIFEST} <= {p.name for p in save.folder.iterdir()}
@@ -89,7 +88,7 @@ def test_any_damaged_file_is_named_and_the_save_before_is_used(stage_dir: Path, 
     newest = stage_dir / STEPS / "step_000003"
     spare = shutil.copytree(newest, stage_dir.parent / "spare")
     files = [path for path in sorted(newest.rglob("*")) if path.is_file()]
-    assert len(files) == 9
+    assert len(files) == 8
     for path in files:
         content = path.read_bytes()
         if what == "flip":
@@ -290,7 +289,7 @@ def test_death_at_a_stages_end_leaves_the_saves_or_the_stage(tmp_path: Path, con
     assert states[-1]
 
 
-@given(damages=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 8), st.integers(0, 10**6)), max_size=4))
+@given(damages=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 7), st.integers(0, 10**6)), max_size=4))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_newest_save_without_damage_is_found(stage_dir: Path, tmp_path_factory, damages) -> None:
     from cadmllm.console import Console
