@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cadmllm.corpus.layout import DataSet
     from cadmllm.models.fusion import CadMLLM
     from cadmllm.train.step import Engine
+from cadmllm.train.windows import cost_of
     from cadmllm.train.windows import Collate
     from cadmllm.train.world import World
 
@@ -205,11 +206,7 @@ class HeldOut:
         return encoded
 
     def _cost(self, item: Item) -> int:
-        """About how many tokens an item has, without reading it."""
-        model = self.settings.model
-        clouds = model.point_tokens if "point_cloud" in item.combination else 0
-        images = model.image_tokens * model.image_views if "image" in item.combination else 0
-        return self.dataset.length(item.id) + clouds + images + 32
+        return cost_of(self.dataset, self.settings, item.id, item.combination)
 
 
 def _able(dataset: DataSet, ids: Sequence[str], combination: str, count: int) -> list[Item]:

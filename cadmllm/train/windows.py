@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from cadmllm.corpus.types import Batch, Sample
 
 
+CAPTION = 32  # tokens of a prompt's words and frame, about
+
+
 class Item(NamedTuple):
     """A place of an epoch's order, the id that stands there, and what is drawn for it."""
 
@@ -176,11 +179,7 @@ class Windows(Dataset[Window]):
         return self.collate.encode(sample)
 
     def _cost(self, item: Item) -> int:
-        """About how many tokens an item has, without reading it."""
-        model = self.settings.model
-        clouds = model.point_tokens if "point_cloud" in item.draw.shown else 0
-        images = model.image_tokens * model.image_views if "image" in item.draw.shown else 0
-        return self.dataset.length(item.id) + clouds + images + 32
+        return cost_of(self.dataset, self.settings, item.id, item.draw.shown)
 
     def expected_fallbacks(self, epoch: int = 0, limit: int = 5000) -> tuple[int, int]:
         """(draws that cannot show what they ask for, draws looked at) in the first `limit` places of an epoch."""
@@ -194,6 +193,14 @@ class Windows(Dataset[Window]):
             shares = stage.probabilities_at(step / max(1, self.total - 1))
             missing += draw_combination(shares, available, **self._where(epoch, place)).fell_back
         return missing, count
+
+
+def cost_of(dataset: DataSet, settings: Settings, id_: str, shown: str) -> int:
+    """About how many tokens a sample has that shows a combination, without reading it: by it samples are dealt out to processes."""
+    model = settings.model
+    clouds = model.point_tokens if "point_cloud" in shown else 0
+    images = model.image_tokens * model.image_views if "image" in shown else 0
+    return dataset.length(id_) + clouds + images + CAPTION
 
 
 def room_of(settings: Settings, isolates: bool) -> Room:
