@@ -18,6 +18,7 @@ from cadmllm.errors import CadmllmError
 from cadmllm.infer.sampled import Sampled
 from cadmllm.settings import Settings
 from cadmllm.train.curriculum import Stage
+from cadmllm.train.windows import cost_of
 
 if TYPE_CHECKING:
     from cadmllm.console import Console
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from cadmllm.corpus.layout import DataSet
     from cadmllm.models.fusion import CadMLLM
     from cadmllm.train.step import Engine
-from cadmllm.train.windows import cost_of
     from cadmllm.train.windows import Collate
     from cadmllm.train.world import World
 

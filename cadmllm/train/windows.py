@@ -196,7 +196,7 @@ class Windows(Dataset[Window]):
 
 
 def cost_of(dataset: DataSet, settings: Settings, id_: str, shown: str) -> int:
-    """About how many tokens a sample has that shows a combination, without reading it: by it samples are dealt out to processes."""
+    """About how many tokens a sample has that shows a combination, without reading it: how samples are dealt out fairly."""
     model = settings.model
     clouds = model.point_tokens if "point_cloud" in shown else 0
     images = model.image_tokens * model.image_views if "image" in shown else 0
