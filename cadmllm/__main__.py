@@ -10,6 +10,7 @@ def main() -> int:
     """Runs the command line; says what to install where not even Typer is there."""
     # OpenMP threads that spin at every barrier make a step 15 times slower beside another process; read when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # a moment: the next loop usually comes within it
     try:
         from cadmllm import cli
     except ModuleNotFoundError as error:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cadmllm.errors import CadmllmError
+from cadmllm.models.lora import FusedLora
 from cadmllm.models.rows import vocabulary_hash
 from cadmllm.places import bundled
 from cadmllm.settings import Settings
@@ -257,6 +258,7 @@ def _with_lora(model: PreTrainedModel, settings: Settings, source: str) -> PreTr
         if isinstance(module, LoraLayer):
             # peft copies what comes in to float32, a copy for each layer, which autocast then takes back to 16 bit
             module._cast_input_dtype = _input_of_lora  # ty: ignore[invalid-assignment]
+            module.forward = FusedLora(module)
     return cast("PreTrainedModel", wrapped)  # it passes every other attribute on to the model inside
 
 

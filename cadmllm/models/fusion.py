@@ -13,8 +13,9 @@ from cadmllm.corpus.types import ADDED, IMAGE, POINTS, Batch
 from cadmllm.errors import CadmllmError
 from cadmllm.models.attention import Attention, settle
 from cadmllm.models.backbone import Backbone, input_embedding, load_backbone, pick_device
+from cadmllm.models.lastlayer import asked_of, spare_last_layer
 from cadmllm.models.layers import checkpoint_layers
-from cadmllm.models.loss import CHUNK, supervised_loss
+from cadmllm.models.loss import CHUNK, summed_loss, supervised_loss
 from cadmllm.models.projector import Projector
 from cadmllm.models.rows import AddedRows
 from cadmllm.settings import Settings
@@ -86,6 +87,7 @@ class CadMLLM(nn.Module):
         self.fresh: list[str] = []
         self.chunk = CHUNK
         self.attention = Attention(isolates=False)  # until it is settled
+        self.spares = False  # the last layer of packed rows is computed at supervised positions alone
 
     @property
     def device(self) -> torch.device:
@@ -141,7 +143,11 @@ class CadMLLM(nn.Module):
         apart by the attention back end, which has to be settled first.
         """
         assert batch.labels is not None, "a batch without labels is a prompt"
-        hidden = self.llm(inputs_embeds=self.embed(batch), use_cache=False, **self.attention.arguments(batch)).last_hidden_state
+        asked = asked_of(batch) if batch.documents and self.spares and batch.supervised else None
+        options = self.attention.arguments(batch) | ({} if asked is None else {"asked": asked})
+        hidden = self.llm(inputs_embeds=self.embed(batch), use_cache=False, **options).last_hidden_state
+        if asked is not None:
+            return summed_loss(hidden[0], batch.labels[0, asked.places + 1], self.rows, self.chunk)
         return supervised_loss(hidden, batch.labels, self.rows, self.chunk)
 
     forward = loss  # wrappers call forward
@@ -154,6 +160,8 @@ class CadMLLM(nn.Module):
         """
         dtype = getattr(torch, self.settings.dtype)
         self.attention = settle(self.llm, self.settings.model.attention, self.device, dtype)
+        ours = self.attention.name in ("sdpa", "varlen")  # others would not know what is asked
+        self.spares = ours and not self.settings.train.compile and spare_last_layer(self.llm)
         return self.attention
 
     @torch.no_grad()

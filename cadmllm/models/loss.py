@@ -26,7 +26,11 @@ def supervised_loss(hidden: Tensor, labels: Tensor, rows: AddedRows, chunk: int 
     """
     targets = labels[:, 1:]
     chosen = targets != IGNORE
-    states, targets = hidden[:, :-1][chosen], targets[chosen]
+    return summed_loss(hidden[:, :-1][chosen], targets[chosen], rows, chunk)
+
+
+def summed_loss(states: Tensor, targets: Tensor, rows: AddedRows, chunk: int = CHUNK) -> tuple[Tensor, int]:
+    """The same of states [n, H] that answer for targets [n]."""
     total = states.float().sum() * 0.0
     for start in range(0, len(targets), chunk):
         part = slice(start, start + chunk)

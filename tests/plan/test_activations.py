@@ -38,6 +38,7 @@ def slopes(settings: Settings, documents: int = 0, copies: bool = False) -> tupl
         model.settle_attention()
     for module in model.llm.modules() if copies else ():
         if isinstance(module, LoraLayer):
+            module.forward = module.forward.plain
             del module._cast_input_dtype
     short, long = (step_memory(model, tokens, documents) for tokens in (SHORT, LONG))
     return (long.saved - short.saved) / (LONG - SHORT), (long.peak - short.peak) / (LONG - SHORT)
