@@ -59,19 +59,23 @@ def train(
             options = {"from_scratch": from_scratch, "resume": resume, "overwrite": overwrite}
             console.json({"stages": loop.dry_run(settings, numbers, dataset, console, **options)})
             return
-        result = loop.train(
-            settings,
-            numbers,
-            dataset,
-            console,
-            resume,
-            judge(settings, dataset, console),
-            from_scratch=from_scratch,
-            overwrite=overwrite,
-            sampler=sampler(settings, dataset, console),
-            origins=resolved.origins,
-            world=world,
-        )
+        try:
+            result = loop.train(
+                settings,
+                numbers,
+                dataset,
+                console,
+                resume,
+                judge(settings, dataset, console),
+                from_scratch=from_scratch,
+                overwrite=overwrite,
+                sampler=sampler(settings, dataset, console),
+                origins=resolved.origins,
+                world=world,
+            )
+        except KeyboardInterrupt:
+            console.warn(f"stopped at once: the steps since the newest save will be made again: {_again(settings, numbers)}")
+            raise typer.Exit(Exit.INTERRUPTED) from None
     report(result, settings, numbers, console)
     if result.exit_code is not Exit.DONE:
         raise typer.Exit(result.exit_code)
@@ -200,7 +204,11 @@ def _row(stage: StageResult) -> tuple[object, ...]:
 
 def _next(result: RunResult, settings: Settings, numbers: list[int]) -> str:
     if result.exit_code is not Exit.DONE:
-        names = " ".join(f"stage{number}" for number in numbers)
-        return f"cadmllm train {names} --resume --set run.dir={settings.run.dir} (with your other options)"
+        return _again(settings, numbers)
     last = result.stages[-1]
     return f"cadmllm infer --prompt 'a plate with four holes' --checkpoint {last.folder}"
+
+
+def _again(settings: Settings, numbers: list[int]) -> str:
+    names = " ".join(f"stage{number}" for number in numbers)
+    return f"cadmllm train {names} --resume --set run.dir={settings.run.dir} (with your other options)"
