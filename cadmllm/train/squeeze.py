@@ -55,7 +55,8 @@ class Squeeze:
             try:
                 return train_step(self.engine, fitted, inspect)
             except OutOfRoom as error:
-                self._halve(fitted, str(error))
+                reason = str(error)
+            self._halve(fitted, reason)  # not before: while it is handled, the error holds on to the step's memory
 
     def _halve(self, batches: Sequence[Batch], reason: str) -> None:
         largest = max((len(batch.ids) for batch in batches), default=1)

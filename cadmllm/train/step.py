@@ -134,7 +134,7 @@ def _gradients(engine: Engine, batches: Sequence[Batch], supervised: int) -> lis
     replica = engine.replica
     size, lacking = (1, 0) if replica is None else (replica.world.size, replica.lacking(len(batches)))
     sums: list[torch.Tensor] = []
-    failed: RuntimeError | None = None
+    failed = ""
     try:
         for batch in batches:
             with offloaded(engine.offload, engine.device):
@@ -150,10 +150,10 @@ def _gradients(engine: Engine, batches: Sequence[Batch], supervised: int) -> lis
             replica.give_up(error, _exhausted(error))
         if not _exhausted(error):
             raise
-        failed = error
-    if engine.any(failed is not None):
+        failed = str(error) or type(error).__name__  # the error itself would keep alive what did not fit
+    if engine.any(bool(failed)):
         engine.optimizer.zero_grad(set_to_none=True)
-        raise OutOfRoom(str(failed or "in another process"))
+        raise OutOfRoom(failed or "in another process")
     if replica is not None:
         replica.reduce()
     return torch.stack(sums).tolist() if sums else []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -104,6 +106,30 @@ def test_single_samples_that_do_not_fit_end_the_run_with_its_steps_saved(setting
     assert result.stages[0].finished
     assert [r["step"] for r in records(result.metrics)] == [1, 2, 3, 4, 5, 6]
     assert "train.gradient_checkpointing was False and is True: the same numbers but for rounding" in console.err.getvalue()
+
+
+def test_what_did_not_fit_is_gone_before_the_step_is_taken_again(settings, parts, console, monkeypatch) -> None:
+    """Otherwise the second attempt would run out of memory because of the first."""
+    real, seen, alive = CadMLLM.loss, [], []
+
+    def loss(self: CadMLLM, batch: Batch) -> tuple[torch.Tensor, int]:
+        if not torch.is_grad_enabled():
+            return real(self, batch)
+        alive.append([ref() for ref in seen])
+        large = self.embed(batch)  # what a pass that fails half-way holds
+        seen.append(weakref.ref(large))
+        if batch.computed > 260:
+            raise _exhausted()
+        return real(self, batch)
+
+    monkeypatch.setattr(CadMLLM, "loss", loss)
+    gc.disable()
+    try:
+        loop.train(settings(train={"max_steps": 1, "batch_size": 4, "accumulation": 1}), [1], parts, console)
+    finally:
+        gc.enable()
+    assert len(alive) > 1
+    assert all(value is None for values in alive for value in values)
 
 
 def test_any_other_error_is_not_taken_for_memory(settings, parts, console, monkeypatch) -> None:
