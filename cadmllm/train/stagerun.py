@@ -58,6 +58,8 @@ class StageRun:
             self.console.note(f"{self.metrics.path}: {foreign} lines that were cut off or no records of steps are gone")
         self.wandb.start(self.metrics.count, anew=self.told.anew)
         report.announce(s, self.console)
+        if s.engine.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(s.engine.device)
         self._baseline()
         train = s.settings.train
         with ExitStack() as stack:
