@@ -17,6 +17,7 @@ import torch
 
 from cadmllm.errors import CadmllmError
 from cadmllm.models.layers import layer_forwards
+from cadmllm.models.lora import unfuse
 
 if TYPE_CHECKING:
     from cadmllm.models.fusion import CadMLLM
@@ -37,6 +38,7 @@ def compile_layers(model: CadMLLM) -> str:
     _check_tools(model.device)
     _try(model.device)
     forwards = layer_forwards(model.llm)
+    unfuse(model.llm)  # the compiler fuses by itself, and an object for each LoRA layer would be a graph for each decoder layer
     for forward in forwards:
         # `dynamic`: packed rows have another length each step, and a graph for each would be compiled
         forward.compiled = torch.compile(forward.plain, dynamic=True)

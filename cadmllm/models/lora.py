@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -32,7 +32,7 @@ class FusedLora:
 
     def __call__(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
         layer = self.layer
-        dropout = layer.training and layer.lora_dropout[ADAPTER].__class__ is not torch.nn.Identity
+        dropout = layer.training and layer.lora_dropout[ADAPTER].__class__ is not nn.Identity
         down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         mixed = x.dtype != down.dtype and not torch.is_autocast_enabled(x.device.type)
         if dropout or mixed or layer.disable_adapters or layer.merged or args or options:
@@ -41,3 +41,10 @@ class FusedLora:
         low = F.linear(x, down)
         out = torch.addmm(base.flatten(0, -2), low.flatten(0, -2), up.t(), alpha=layer.scaling[ADAPTER])
         return out.view(base.shape)
+
+
+def unfuse(model: nn.Module) -> None:
+    """Give every LoRA layer peft's own forward back."""
+    for module in model.modules():
+        if isinstance(module.forward, FusedLora):
+            del module.forward

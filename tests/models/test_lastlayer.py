@@ -14,6 +14,7 @@ from cadmllm.corpus.types import CAD_SIZE, IGNORE, Batch, Sample
 from cadmllm.models.compiling import compile_layers
 from cadmllm.models.fusion import build_model
 from cadmllm.models.lastlayer import asked_of, spare_last_layer
+from cadmllm.models.lora import FusedLora
 
 
 def _samples(lengths: list[tuple[int, int]]) -> list[Sample]:
@@ -79,6 +80,7 @@ def test_other_back_ends_and_compiled_layers_compute_all_of_it(settings, monkeyp
     monkeypatch.setattr("cadmllm.models.compiling._try", lambda device: None)
     compile_layers(model)
     assert not spare_last_layer(model.llm)
+    assert not any(isinstance(module.forward, FusedLora) for module in model.modules()), "an object each would be a graph each"
 
 
 def test_generation_and_padded_batches_see_the_whole_layer(settings, make_batch) -> None:
