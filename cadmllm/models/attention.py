@@ -29,7 +29,9 @@ NAMES = {
     "flash_attention_2": "flash_attention_2",
     "eager": "eager",
 }
-CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the largest value: packed against alone
+# of the largest value, packed against alone: a wrong mask or scale is off by about all of it, 16-bit rounding in 36 layers by
+# a few percent
+CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.15, torch.float16: 0.05}
 PROBE = (5, 9)  # tokens of the documents it is proven on
 
 
