@@ -278,7 +278,6 @@ def test_offline_for_real(settings, console, tmp_path: Path) -> None:
     Image.new("RGB", (8, 6), "red").save(sheet)
     for begin in (0, 2):  # a run, and its continuation
         if begin:
-            wandb.teardown()  # a continuation is another process, with a service of its own
             time.sleep(1.1)  # folders are named by the second
         w = _wandb(settings, console, "offline")
         w.start(begin)
@@ -287,6 +286,7 @@ def test_offline_for_real(settings, console, tmp_path: Path) -> None:
         w.pictures([sheet, tmp_path / "gone.png"], begin + 2)
         w.log({"epoch/stage1_text_loss": 0.5}, begin + 2)
         w.close()
+        wandb.teardown()  # as a process that ends: its service, which writes the file, is waited for
     files = sorted((settings().run.dir / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
     rows = [row for file in files for row in _written(file)]
