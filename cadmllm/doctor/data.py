@@ -1,8 +1,8 @@
-"""The data set has what the stages show, and every stage has a checkpoint to start from."""
+"""The data set has what the stages show."""
 
 from __future__ import annotations
 
-from cadmllm.doctor.check import Finding, Level, Outcome, Situation
+from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 
 _WORDS = {"point_cloud": "point clouds", "image": "views"}
 
@@ -16,10 +16,9 @@ def check_data(situation: Situation) -> Outcome:
     settings = situation.needed
     if settings.data.synthetic:
         return Outcome(skipped=f"{settings.data.synthetic} parts will be generated")
-    from cadmllm.corpus.layout import open_dataset
     from cadmllm.train.curriculum import plan_stages
 
-    dataset = open_dataset(settings.data)
+    dataset = situation.dataset
     train_ids, val_ids = dataset.split()
     have = dataset.modality_counts(train_ids)
     findings = []
@@ -46,24 +45,13 @@ def _lacking(stage: int, modality: str, ids: int, root: str) -> Finding:
     return Finding("E406", Level.FAIL, "data", message, remedy)
 
 
-def check_start(situation: Situation) -> Outcome:
-    """The first stage has its predecessor's checkpoint, and no other run is in the way.
-
-    Raises:
-        CadmllmError: E503, E601, E105, which the runner makes a finding of.
-    """
-    from cadmllm.models.stages import is_complete
-    from cadmllm.train.curriculum import plan_stages, starting_point
-
-    settings = situation.needed
-    stages = plan_stages(settings, situation.stages)
-    start = starting_point(settings, stages, 0, from_scratch=False)
-    findings = []
-    taken = [stage for stage in stages if stage.folder.is_dir() and any(stage.folder.iterdir())]
-    if taken:
-        state = "a finished stage" if is_complete(taken[0].folder) else "an unfinished run"
-        names = " ".join(f"stage{stage.number}" for stage in stages)
-        remedy = f"continue it: cadmllm train {names} --resume; train elsewhere: --output_dir DIR; or throw it away: --overwrite"
-        findings.append(Finding("E605", Level.WARN, "start", f"{taken[0].folder} already holds {state}", remedy))
-    source = start.checkpoint or f"the base model {settings.model.llm}"
-    return Outcome(f"stage {stages[0].number} starts from {source} ({start.reason})", tuple(findings))
+CHECKS = (
+    Check(
+        "data",
+        "the data set can be read and has what the stages show",
+        ("E401", "E402", "E403", "E406", "E407"),
+        check_data,
+        needs=("numpy",),
+        group="data",
+    ),
+)

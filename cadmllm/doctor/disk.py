@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cadmllm.doctor.check import Finding, Level, Outcome, Situation
+from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.plan.disk import run_bytes, stage_disk
 from cadmllm.plan.sizes import GIB
 
@@ -68,3 +68,8 @@ def write_probe(folder: Path) -> None:
 def needed_bytes(settings: Settings, stages: tuple[int, ...]) -> tuple[int, bool]:
     """Bytes that all saves of a run take at most (`plan/disk.py`), and whether the model's size is known."""
     return run_bytes(settings, stages), all(stage_disk(settings, stage).known for stage in stages)
+
+
+CHECKS = (
+    Check("disk", "there is room for the checkpoints, and the folder takes them", ("E821", "E822"), check_disk, group="disk"),
+)

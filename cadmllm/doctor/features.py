@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cadmllm.doctor.check import Outcome, Situation
+from cadmllm.doctor.check import Check, Outcome, Situation
 
 if TYPE_CHECKING:
     from cadmllm.settings import Settings
@@ -37,3 +37,15 @@ def check_features(situation: Situation) -> Outcome:
 def is_cached(settings: Settings, part: str) -> bool:
     """Whether training reads the features of a part ('points', 'images') from a store and needs no encoder of it."""
     return settings.data.features is not None and not settings.data.synthetic and (settings.data.features / part).is_dir()
+
+
+CHECKS = (
+    Check(
+        "features",
+        "cached features are those of these encoders and files, where training uses any",
+        ("E470", "E471", "E472"),
+        check_features,
+        needs=("numpy", "torch"),
+        group="data",
+    ),
+)

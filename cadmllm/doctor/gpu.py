@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from cadmllm.doctor.check import Finding, Level, Outcome, Situation
+from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.doctor.probe import run_probe
 from cadmllm.places import bundled, under_wsl
 from cadmllm.plan.memory import fitting, predict
@@ -184,3 +184,14 @@ def _judge_memory(situation: Situation, card: Card) -> list[Finding]:
         remedy = f"{smaller}, or close what else uses the GPU: nvidia-smi"
         return [Finding("E813", Level.WARN, "gpu", message, remedy)]
     return []
+
+
+CHECKS = (
+    Check(
+        "gpu",
+        "there is a GPU where one is needed, torch can use it, the weights fit",
+        ("E613", "E811", "E812", "E813"),
+        check_gpu,
+        group="gpu",
+    ),
+)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from cadmllm.doctor.check import Finding, Level, Outcome, Situation
+from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.doctor.probe import run_probe
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -205,3 +205,15 @@ def _broken(trial: Trial, ranges: dict[str, str]) -> Finding:
         return Finding("E804", Level.FAIL, "packages", f"{trial.name} needs the system library {file}", remedy)
     remedy = pip_command(trial.name, ranges.get(trial.name, ""), reinstall=True)
     return Finding("E802", Level.FAIL, "packages", f"{trial.name} cannot be imported: {trial.reason}", remedy)
+
+
+CHECKS = (
+    Check(
+        "packages",
+        "every required package is installed in its range and imports",
+        ("E802", "E803", "E804"),
+        check_packages,
+        needs_settings=False,
+        group="packages",
+    ),
+)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 MARK = "@cadmllm "  # packages print on import; our lines begin with this
@@ -21,13 +22,14 @@ class Probe:
     stderr: str
 
 
-def run_probe(code: str, *args: str, seconds: float) -> Probe:
+def run_probe(code: str, *args: str, seconds: float, environ: Mapping[str, str] | None = None) -> Probe:
     """Runs `code` with `args` and a `say(**fields)` that sends one JSON line back.
 
     Args:
         code: Python source of ours, never of anybody else.
         args: its `sys.argv[1:]`.
         seconds: time limit; the process and its children are killed after it.
+        environ: its environment; this process' own when None.
     """
     prelude = f"import json, sys\ndef say(**fields):\n    print({MARK!r} + json.dumps(fields), flush=True)\n"
     process = subprocess.Popen(
@@ -38,6 +40,7 @@ def run_probe(code: str, *args: str, seconds: float) -> Probe:
         text=True,
         errors="replace",
         start_new_session=True,
+        env=environ,
     )
     try:
         out, err = process.communicate(timeout=seconds)

@@ -2,71 +2,71 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 
+from cadmllm.doctor import checkpoints, data, disk, features, gpu, logging, packages, start, system
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Report, Situation
-from cadmllm.doctor.data import check_data, check_start
-from cadmllm.doctor.disk import check_disk
-from cadmllm.doctor.environment import check_drives, check_environment, check_memory, check_python, check_wandb
-from cadmllm.doctor.features import check_features
-from cadmllm.doctor.gpu import check_gpu
-from cadmllm.doctor.model import check_base, check_image, check_points
-from cadmllm.doctor.packages import check_packages
-from cadmllm.errors import CadmllmError
+from cadmllm.errors import CadmllmError, Exit
 
+GROUPS = ("system", "packages", "gpu", "checkpoints", "data", "disk", "logging", "plan", "proofs")
 CHECKS: tuple[Check, ...] = (
-    Check("python", "Python is one that cadmllm is tested with", ("E801",), check_python, needs_settings=False),
-    Check("environment", "where the packages live, the system, its cores", (), check_environment, needs_settings=False),
-    Check("memory", "there is enough main memory to start at all", ("E814",), check_memory, needs_settings=False),
-    Check(
-        "packages",
-        "every required package is installed in its range and imports",
-        ("E802", "E803", "E804"),
-        check_packages,
-        needs_settings=False,
-    ),
-    Check(
-        "gpu",
-        "there is a GPU where one is needed, torch can use it, the weights fit",
-        ("E811", "E812", "E813"),
-        check_gpu,
-    ),
-    Check("base-model", "the language model's files are here and whole", ("E501",), check_base),
-    Check("points-encoder", "the frozen point encoder's checkpoint is here and is one", ("E502",), check_points),
-    Check("image-encoder", "the image encoder's files are here and whole", ("E502",), check_image),
-    Check("start", "the first stage has a checkpoint to start from, no run is in the way", ("E503", "E601", "E605"), check_start),
-    Check(
-        "data",
-        "the data set can be read and has what the stages show",
-        ("E401", "E402", "E403", "E406", "E407"),
-        check_data,
-        needs=("numpy",),
-    ),
-    Check(
-        "features",
-        "cached features are those of these encoders and files, where training uses any",
-        ("E470", "E471", "E472"),
-        check_features,
-        needs=("numpy", "torch"),
-    ),
-    Check("drives", "under WSL, data and checkpoints are not on a Windows drive", ("E832",), check_drives),
-    Check("wandb", "wandb is logged in where it is to be used online", ("E841",), check_wandb),
-    Check("disk", "there is room for the checkpoints, and the folder takes them", ("E821", "E822"), check_disk),
+    *system.CHECKS,
+    *packages.CHECKS,
+    *gpu.CHECKS,
+    *checkpoints.CHECKS,
+    *start.CHECKS,
+    *data.CHECKS,
+    *features.CHECKS,
+    *system.LATER,
+    *logging.CHECKS,
+    *disk.CHECKS,
 )
 
 
+def chosen(only: Sequence[str] = (), skip: Sequence[str] = (), deep: bool = False) -> tuple[Check, ...]:
+    """The checks to make.
+
+    Args:
+        only, skip: names of checks or of groups; a deep check that is named in `only` is made without `deep`, too.
+        deep: the proofs as well.
+
+    Raises:
+        CadmllmError: E106 for a name that is neither.
+    """
+    known = {check.name for check in CHECKS} | set(GROUPS)
+    for name in (*only, *skip):
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), 1)
+            hint = f"--only {near[0]}; " if near else ""
+            raise CadmllmError(
+                "E106", f"there is no check {name!r}", f"{hint}they are listed by: cadmllm doctor --list", exit_code=Exit.USAGE
+            )
+
+    def wanted(check: Check) -> bool:
+        asked = not only or check.name in only or check.group in only
+        return asked and check.name not in skip and check.group not in skip and (deep or not check.deep or check.name in only)
+
+    return tuple(check for check in CHECKS if wanted(check))
+
+
 def run_checks(
-    situation: Situation, said: Callable[[Check, Outcome], None] | None = None, checks: Sequence[Check] = CHECKS
+    situation: Situation,
+    said: Callable[[Check, Outcome], None] | None = None,
+    checks: Sequence[Check] | None = None,
+    *,
+    strict: bool = False,
 ) -> Report:
     """Runs the checks in order.
 
     Args:
         situation: what they look at; `packages` notes there what later checks have to do without.
         said: told of every outcome as soon as it is known.
-        checks: which; all by default.
+        checks: which; all quick ones by default.
+        strict: warnings keep from being ready, too.
     """
-    report = Report()
-    for check in checks:
+    report = Report(plan=situation.plan, strict=strict)
+    for check in chosen() if checks is None else checks:
         outcome = _run(check, situation)
         report.outcomes.append((check, outcome))
         if said is not None:

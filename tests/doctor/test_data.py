@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cadmllm.doctor.check import Check, Level, Situation
-from cadmllm.doctor.data import check_data, check_start
+from cadmllm.doctor.data import check_data
 from cadmllm.doctor.runner import run_checks
+from cadmllm.doctor.start import check_start
 from cadmllm.models.stages import stage_folder, write_manifest
 from cadmllm.settings import Settings
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import netrc
 import os
 import platform
 import sys
 from pathlib import Path
 
-from cadmllm.doctor.check import Finding, Level, Outcome, Situation
+from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.places import under_wsl
 
 OLDEST = (3, 11)
@@ -82,26 +81,15 @@ def check_drives(situation: Situation) -> Outcome:
     return Outcome(findings=(Finding("E832", Level.WARN, "drives", message, remedy),))
 
 
-def check_wandb(situation: Situation) -> Outcome:
-    """wandb knows who is logging, before it asks in the middle of a start that nobody watches."""
-    mode = situation.needed.wandb.mode
-    if mode != "online":
-        return Outcome(skipped=f"wandb is {mode}")
-    if os.environ.get("WANDB_API_KEY"):
-        return Outcome("WANDB_API_KEY is set")
-    host = (os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").rpartition("/")[2]
-    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    try:
-        if host in netrc.netrc(str(file)).hosts:
-            return Outcome(f"logged in to {host} ({file})")
-        message = f"wandb is to be used online, and {file} has no login for {host}"
-    except (OSError, netrc.NetrcParseError) as error:
-        message = f"wandb is to be used online, and there is no login for {host} ({error})"
-    remedy = f"{Path(sys.executable).with_name('wandb')} login; or --set wandb.mode=offline"
-    return Outcome(findings=(Finding("E841", Level.FAIL, "wandb", message, remedy),))
-
-
 def on_drive(path: Path) -> bool:
     """Whether a path lies on a Windows drive as WSL mounts it (/mnt/<letter>/...)."""
     parts = Path(os.path.abspath(path)).parts
     return len(parts) > 2 and parts[1] == "mnt" and len(parts[2]) == 1
+
+
+CHECKS = (
+    Check("python", "Python is one that cadmllm is tested with", ("E801",), check_python, needs_settings=False),
+    Check("environment", "where the packages live, the system, its cores", (), check_environment, needs_settings=False),
+    Check("memory", "there is enough main memory to start at all", ("E814",), check_memory, needs_settings=False),
+)
+LATER = (Check("drives", "under WSL, data and checkpoints are not on a Windows drive", ("E832",), check_drives),)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cadmllm.doctor.check import Finding, Level, Outcome, Situation
+from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.doctor.features import is_cached
 from cadmllm.doctor.probe import run_probe
 from cadmllm.places import bundled
@@ -128,3 +128,12 @@ def _not_here(check: str, code: str, name: str, key: str) -> Finding:
 
 def _hf() -> str:
     return str(Path(sys.executable).with_name("hf"))
+
+
+CHECKS = (
+    Check("base-model", "the language model's files are here and whole", ("E501",), check_base, group="checkpoints"),
+    Check(
+        "points-encoder", "the frozen point encoder's checkpoint is here and is one", ("E502",), check_points, group="checkpoints"
+    ),
+    Check("image-encoder", "the image encoder's files are here and whole", ("E502",), check_image, group="checkpoints"),
+)

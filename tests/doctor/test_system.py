@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cadmllm.doctor import environment
+from cadmllm.doctor import system as environment
 from cadmllm.doctor.check import Level, Situation
-from cadmllm.doctor.environment import check_drives, check_environment, check_memory, check_python, check_wandb, main_memory
+from cadmllm.doctor.logging import check_wandb
+from cadmllm.doctor.system import check_drives, check_environment, check_memory, check_python, main_memory
 from cadmllm.settings import Settings
 
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from cadmllm.doctor.check import Level, Situation
-from cadmllm.doctor.model import DOWNLOAD, check_base, check_image, check_points, missing_file
+from cadmllm.doctor.checkpoints import DOWNLOAD, check_base, check_image, check_points, missing_file
 from cadmllm.settings import Settings
 
 
