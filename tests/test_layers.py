@@ -23,6 +23,7 @@ FLOORS = {
     "settings": 2,
     "keys": 2,
     "resolve": 2,
+    "tomlfile": 2,
     "cad": 3,
     "corpus": 4,
     "plan": 4,
