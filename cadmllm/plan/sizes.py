@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 GIB = 2**30
 NF4_BYTES = 0.5 + 1 / 64 + 1 / (64 * 256) * 4  # 4 bits, an 8-bit scale for 64 weights, a 32-bit one for 256 scales
@@ -14,7 +16,7 @@ _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 @dataclass(frozen=True, slots=True)
 class LlmShape:
-    """What decides the size of a Qwen3-style decoder.
+    """What decides the size of a decoder of the Llama family (Llama, Mistral, Qwen2, Qwen3).
 
     Attributes:
         layers, hidden, mlp: number of blocks, width, inner width of the MLP.
@@ -23,6 +25,10 @@ class LlmShape:
         tied: whether input and output embedding are one matrix.
         qk_norm: queries and keys are normalised a head at a time (Qwen3).
         qkv_bias: their projections have a bias (Qwen2).
+        out_bias: so has the projection of what attention gives (attention_bias of Llama and Qwen3).
+        mlp_bias: so have the three of the MLP (Llama may).
+        window: tokens that attention looks back; 0: all of them (Mistral may look back less far; it costs no less memory).
+        kind: `model_type` of its configuration.
     """
 
     layers: int
@@ -35,6 +41,10 @@ class LlmShape:
     tied: bool
     qk_norm: bool = True
     qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    window: int = 0
+    kind: str = "qwen3"
 
     @property
     def query(self) -> int:
@@ -56,6 +66,8 @@ class LlmShape:
         """Weights of the norms, and biases where there are some: vectors, which are never quantised."""
         layer = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
         layer += self.query + 2 * self.key if self.qkv_bias else 0
+        layer += self.hidden if self.out_bias else 0
+        layer += 2 * self.mlp + self.hidden if self.mlp_bias else 0
         return self.layers * layer + self.hidden
 
     @property
@@ -95,11 +107,17 @@ KNOWN = {
 }
 
 
+EXACT = ("qwen2", "qwen3", "llama", "mistral")  # kinds whose every parameter is counted here; of others nothing is said
+
+
 def shape_of(name: str) -> LlmShape | None:
     """The shape of a model: from its config.json where the model is on this machine, else from the table of Qwen3 models.
 
     Args:
         name: hub name or local folder.
+
+    Returns:
+        None where the model is not known, or its configuration is not one of the kinds in `EXACT`.
     """
     folder = Path(name) if Path(name).is_dir() else cached(name)
     if folder is not None and (folder / "config.json").is_file():
@@ -118,19 +136,38 @@ def cached(name: str) -> Path | None:
 def _from_config(path: Path) -> LlmShape | None:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        heads = int(config["num_attention_heads"])
-        hidden = int(config["hidden_size"])
-        return LlmShape(
-            layers=int(config["num_hidden_layers"]),
-            hidden=hidden,
-            mlp=int(config["intermediate_size"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            vocabulary=int(config["vocab_size"]),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            qk_norm=str(config.get("model_type", "qwen3")).startswith("qwen3"),
-            qkv_bias=bool(config.get("attention_bias", config.get("model_type") == "qwen2")),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        kind = config["model_type"]
+        return shape_from(config) if kind in EXACT else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
         return None  # not a decoder of this kind: nobody can say its size
+
+
+def shape_from(config: Mapping[str, Any]) -> LlmShape:
+    """The shape that a configuration of one of the kinds in `EXACT` describes; what it leaves out is as transformers has it.
+
+    Raises:
+        KeyError, TypeError, ValueError: a number that every configuration says is not there, or is none.
+    """
+    kind, heads, hidden = str(config["model_type"]), int(config["num_attention_heads"]), int(config["hidden_size"])
+    biased = bool(config.get("attention_bias", False))
+    windowed = kind == "mistral" or bool(config.get("use_sliding_window", False))
+    shape = LlmShape(
+        layers=int(config["num_hidden_layers"]),
+        hidden=hidden,
+        mlp=int(config["intermediate_size"]),
+        heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=int(config.get("head_dim") or (128 if kind == "qwen3" else hidden // heads)),
+        vocabulary=int(config["vocab_size"]),
+        tied=bool(config.get("tie_word_embeddings", False)),
+        qk_norm=kind == "qwen3",
+        qkv_bias=kind == "qwen2" or (biased and kind != "mistral"),  # Qwen2 has them whatever its configuration says
+        out_bias=biased and kind in ("llama", "qwen3"),
+        mlp_bias=bool(config.get("mlp_bias", False)) and kind == "llama",
+        window=int(config.get("sliding_window") or 0) if windowed else 0,
+        kind=kind,
+    )
+    numbers = (shape.layers, shape.hidden, shape.mlp, shape.heads, shape.kv_heads, shape.head_dim, shape.vocabulary)
+    if min(numbers) < 1:
+        raise ValueError("a model without layers, heads or words")
+    return shape
