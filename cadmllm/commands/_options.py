@@ -83,6 +83,10 @@ class Shared:
                 self.console.note(note)
         return self._resolved
 
+    def forget(self) -> None:
+        """Have the settings read again: a file of theirs was changed."""
+        self._resolved = None
+
     def settings(self) -> Settings:
         """The settings of all layers."""
         return self.resolve().settings

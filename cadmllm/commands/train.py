@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cadmllm.commands._options import Shared
     from cadmllm.console import Console
     from cadmllm.corpus.layout import DataSet
+    from cadmllm.doctor.check import Intent
     from cadmllm.settings import Settings
     from cadmllm.train.keeper import StageResult
     from cadmllm.train.loop import RunResult
@@ -37,6 +38,7 @@ def train(
         bool, typer.Option("--from-scratch", help="start stage 2 or 3 from the base model, without the stage before")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the whole plan (memory, time, disk); train nothing")] = False,
+    skip_doctor: Annotated[bool, typer.Option("--skip-doctor", help="start without the doctor's quick checks")] = False,
 ) -> None:
     """Train stages of the curriculum: text, then point clouds, then images.
 
@@ -47,13 +49,21 @@ def train(
     numbers = stage_numbers(stages or [], shared.start_from_stage)
     resolved, console = shared.resolve(), shared.console
     settings = resolved.settings
+    from cadmllm.doctor.check import Intent
+    from cadmllm.train.launch import alone
+
+    intent = Intent(resume, overwrite, from_scratch)
+    # before torch is imported, where that can be: it may be what is broken
+    first = examined(settings, numbers, intent, console, skip_doctor) if alone() and not dry_run else None
     from cadmllm.train import loop
     from cadmllm.train.world import open_world
 
     with open_world(settings, console) as world, contextlib.ExitStack() as stack:
         console = world.console(console)
+        if world.size > 1 and not dry_run:
+            first = world.on_main(lambda: examined(settings, numbers, intent, console, skip_doctor))
         # the main process brings the index up to date, the others then find it so
-        found = world.on_main(lambda: stack.enter_context(opened(settings, numbers, console)))
+        found = world.on_main(lambda: stack.enter_context(opened(settings, numbers, console, first)))
         settings, dataset = found or stack.enter_context(opened(settings, numbers, console))
         if dry_run:
             options = {"from_scratch": from_scratch, "resume": resume, "overwrite": overwrite}
@@ -109,11 +119,38 @@ def _usage(message: str, remedy: str) -> CadmllmError:
     return CadmllmError("E105", message, remedy, exit_code=Exit.USAGE)
 
 
+def examined(settings: Settings, numbers: list[int], intent: Intent, console: Console, skip: bool) -> DataSet | None:
+    """The doctor's quick part; the data set that it has opened, if it did.
+
+    Raises:
+        CadmllmError: what the doctor found, when that keeps the run from being ready.
+    """
+    if skip:
+        console.note("doctor: not asked (--skip-doctor)")
+        return None
+    from cadmllm.commands.doctor import before_training
+
+    situation = before_training(settings, numbers, intent, console)
+    return None if settings.data.synthetic else situation.dataset
+
+
 @contextlib.contextmanager
-def opened(settings: Settings, numbers: list[int], console: Console) -> Generator[tuple[Settings, DataSet], None, None]:
-    """The data set to train on: the one of the settings, or generated parts in a temporary folder (`data.synthetic`)."""
+def opened(
+    settings: Settings, numbers: list[int], console: Console, dataset: DataSet | None = None
+) -> Generator[tuple[Settings, DataSet], None, None]:
+    """The data set to train on: the one of the settings, or generated parts in a temporary folder (`data.synthetic`).
+
+    Args:
+        settings: where it lies.
+        numbers: stages, which say what generated parts need.
+        console: is shown progress, and what is wrong with the data.
+        dataset: already open, and what is wrong with it said.
+    """
     from cadmllm.corpus.layout import open_dataset
 
+    if dataset is not None:
+        yield settings, dataset
+        return
     if not settings.data.synthetic:
         dataset = open_dataset(settings.data, console=console, workers=settings.kernel.workers)
         _say_problems(dataset, console)

@@ -11,6 +11,7 @@ from cadmllm.doctor.cache import Cache
 from cadmllm.doctor.machine import Machine
 
 if TYPE_CHECKING:
+    from cadmllm.console import Console
     from cadmllm.corpus.layout import DataSet
     from cadmllm.settings import Settings
 
@@ -103,6 +104,7 @@ class Situation:
         cache: what was found well before, by key.
         intent: how the run will be started.
         plan: what `--json` has under 'plan'; the check of the plan fills it.
+        console: is shown what takes long (a first index); None: nobody is.
     """
 
     settings: Settings | None
@@ -112,6 +114,7 @@ class Situation:
     cache: Cache = field(default_factory=Cache)
     intent: Intent = field(default_factory=Intent)
     plan: dict[str, Any] = field(default_factory=dict)
+    console: Console | None = None
     _known: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -136,7 +139,9 @@ class Situation:
         from cadmllm.corpus.layout import open_dataset
 
         settings = self.needed
-        return self.once("data set", lambda: open_dataset(settings.data, workers=settings.kernel.workers))
+        return self.once(
+            "data set", lambda: open_dataset(settings.data, console=self.console, workers=settings.kernel.workers)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +174,17 @@ class Check:
 
 @dataclass(slots=True)
 class Report:
-    """Every check's outcome, in order, and the plan of the run."""
+    """What all checks say.
+
+    Attributes:
+        outcomes: in order.
+        seconds: that each took, by name.
+        plan: of the run (`doctor/fit.py`).
+        strict: warnings keep from being ready, too.
+    """
 
     outcomes: list[tuple[Check, Outcome]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     strict: bool = False
 
@@ -180,6 +193,11 @@ class Report:
         """Problems of all checks, failures first."""
         found = [finding for _, outcome in self.outcomes for finding in outcome.findings]
         return sorted(found, key=lambda finding: finding.level is not Level.FAIL)
+
+    @property
+    def fixes(self) -> list[Fix]:
+        """What may be done about them here, each once."""
+        return list(dict.fromkeys(fix for _, outcome in self.outcomes for fix in outcome.fixes))
 
     @property
     def ready(self) -> bool:

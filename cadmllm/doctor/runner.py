@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable, Sequence
 
 from cadmllm.doctor import checkpoints, data, disk, features, gpu, logging, packages, start, system
@@ -52,7 +53,7 @@ def chosen(only: Sequence[str] = (), skip: Sequence[str] = (), deep: bool = Fals
 
 def run_checks(
     situation: Situation,
-    said: Callable[[Check, Outcome], None] | None = None,
+    said: Callable[[Check, Outcome, float], None] | None = None,
     checks: Sequence[Check] | None = None,
     *,
     strict: bool = False,
@@ -61,16 +62,18 @@ def run_checks(
 
     Args:
         situation: what they look at; `packages` notes there what later checks have to do without.
-        said: told of every outcome as soon as it is known.
+        said: told of every outcome, and the seconds it took, as soon as it is known.
         checks: which; all quick ones by default.
         strict: warnings keep from being ready, too.
     """
     report = Report(plan=situation.plan, strict=strict)
     for check in chosen() if checks is None else checks:
+        begun = time.perf_counter()
         outcome = _run(check, situation)
+        report.seconds[check.name] = time.perf_counter() - begun
         report.outcomes.append((check, outcome))
         if said is not None:
-            said(check, outcome)
+            said(check, outcome, report.seconds[check.name])
     return report
 
 

@@ -109,6 +109,15 @@ def _number(environ: Mapping[str, str], name: str, by: str, default: int = 0) ->
         raise _wrong(f"{name}={text!r} is not a number ({by})", f"start with {TORCHRUN}, or unset {name}") from None
 
 
+def alone() -> bool:
+    """Whether this process is the only one of its run.
+
+    Raises:
+        CadmllmError: E610 when the environment of a launcher makes no sense.
+    """
+    return read_launch(os.environ, parent_command()).size == 1
+
+
 def parent_command() -> list[str]:
     """The command line of the process that started this one; [] where it cannot be read (not Linux)."""
     try:

@@ -13,7 +13,7 @@ import pytest
 
 from cadmllm.cli import main
 from cadmllm.doctor import runner
-from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
+from cadmllm.doctor.check import Check, Finding, Fix, Level, Outcome, Situation
 from cadmllm.doctor.runner import CHECKS
 
 LINE = re.compile(r"^\[(ok|warn|fail|skip: [^\]]+)\] +[a-z-]+(:|$)")
@@ -38,7 +38,7 @@ def checks(monkeypatch):
             return run
 
         made_checks = tuple(Check(f"check-{n}", "", (), made(o)) for n, o in enumerate(outcomes))
-        monkeypatch.setattr(runner.run_checks, "__defaults__", (None, made_checks))
+        monkeypatch.setattr(runner, "CHECKS", made_checks)
         return seen
 
     return use
@@ -50,21 +50,94 @@ FINDINGS = (
 )
 
 
-def test_one_line_a_check_hints_below_and_the_verdict_last(checks, capsys):
+def test_one_line_a_check_or_a_finding_and_the_verdict_last(checks, capsys):
     checks(Outcome("fine"), Outcome(findings=FINDINGS), Outcome(skipped="not WSL"))
     assert main(["doctor"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "[ok]   check-0: fine",
-        "[fail] check-1: E821 no room",
-        "       hint: make some",
-        "       warn: E811 no GPU",
-        "       hint: buy",
+        "[fail] check-1: E821 no room -> make some",
+        "[warn] check-1: E811 no GPU -> buy",
         "[skip: not WSL] check-2",
         "not ready: E821 (1 warning)",
     ]
     checks(Outcome("fine"))
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out.endswith("\nready\n")
+
+
+def test_details_are_shown_on_demand(checks, capsys):
+    checks(Outcome("fine", details=("one thing", "another")))
+    assert main(["doctor"]) == 0
+    assert "another" not in capsys.readouterr().out
+    assert main(["doctor", "-v"]) == 0
+    assert "       one thing\n       another\n" in capsys.readouterr().out
+
+
+def test_strict_takes_warnings_seriously(checks, capsys):
+    checks(Outcome(findings=FINDINGS[1:]))
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.endswith("ready (1 warning)\n")
+    assert main(["doctor", "--strict"]) == 1
+    assert capsys.readouterr().out.endswith("not ready: E811 (1 warning)\n")
+    assert main(["doctor", "--strict", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["ready"] is False
+
+
+def test_only_and_skip(checks, capsys):
+    checks(Outcome("a"), Outcome("b"), Outcome("c"))
+    assert main(["doctor", "--only", "check-0,check-2"]) == 0
+    assert [line.split()[-2] for line in capsys.readouterr().out.splitlines()[:-1]] == ["check-0:", "check-2:"]
+    assert main(["doctor", "--skip", "check-0", "--skip", "check-2"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["[ok]   check-1: b", "ready"]
+    assert main(["doctor", "--only", "check-9"]) == 2
+    assert "E106 there is no check 'check-9'" in capsys.readouterr().err
+    assert main(["doctor", "--yes"]) == 2
+
+
+def test_how_the_run_will_be_started_reaches_the_checks(checks):
+    seen = checks(Outcome())
+    assert main(["doctor", "--resume", "--from-scratch"]) == 0
+    assert (seen[0].intent.resume, seen[0].intent.overwrite, seen[0].intent.from_scratch) == (True, False, True)
+
+
+def test_a_page_for_an_issue(checks, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwx")
+    inside = Outcome("seen", details=(f"at {Path.home()}/data with hf_abcdefghijklmnopqrstuvwx",))
+    checks(inside, Outcome(findings=FINDINGS), Outcome(skipped="not WSL"))
+    assert main(["doctor", "--preset", "tiny", "--report", "new/page.md"]) == 1
+    text = (tmp_path / "new/page.md").read_text()
+    assert text.startswith("## cadmllm doctor: not ready\n")
+    assert "| check-0 | ok: seen |" in text
+    assert "| check-1 | **fail** E821 no room -> `make some` |" in text
+    assert "at ~/data with <secret>" in text
+    assert '| `model.llm` | `"tiny"` | preset tiny |' in text
+    assert "hf_abc" not in text
+    assert list((tmp_path / "new").iterdir()) == [tmp_path / "new/page.md"]
+    (tmp_path / "file").write_text("")
+    assert main(["doctor", "--report", "file/page.md"]) == 1
+    assert "E303" in capsys.readouterr().err
+
+
+def test_fixes_are_shown_first_and_done_when_agreed(checks, capsys, tmp_path):
+    fixes = (Fix("folder", str(tmp_path / "run"), why="saves go there"), Fix("setting", "run.dir", "run", "shorter"))
+    fixes += (Fix("environment", "WANDB_MODE", "offline"),)
+    seen = checks(Outcome(findings=FINDINGS, fixes=fixes))
+    assert main(["doctor", "--fix"]) == 1  # nobody to ask
+    err = capsys.readouterr().err
+    assert f"make the folder {tmp_path / 'run'} (saves go there)" in err
+    assert "nothing was done" in err
+    assert list(tmp_path.iterdir()) == []
+    assert main(["doctor", "--fix", "--yes"]) == 1
+    err = capsys.readouterr().err
+    assert "to take it back: rmdir " in err
+    assert "looking again" in err
+    assert (tmp_path / "run").is_dir()
+    assert (tmp_path / "cadmllm.env").read_text() == "export WANDB_MODE=offline\n"
+    assert str(seen[-1].settings.run.dir) == "run"
+    assert str(seen[-2].settings.run.dir) == "checkpoints"
+    checks(Outcome())
+    assert main(["doctor", "--fix", "--yes"]) == 0
+    assert "nothing that can be mended from here" in capsys.readouterr().err
 
 
 def test_json_lists_problems_only(checks, capsys):
