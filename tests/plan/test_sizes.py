@@ -65,7 +65,7 @@ def test_loras_parameters(name):
     from cadmllm.models.backbone import LORA_TARGETS
 
     config = {**SMALL, **CONFIGS[name]}
-    wrapped = get_peft_model(built(config), LoraConfig(r=4, target_modules=list(LORA_TARGETS)))  # ty: ignore[invalid-argument-type]
+    wrapped = get_peft_model(built(config), LoraConfig(r=4, target_modules=list(LORA_TARGETS)))
     assert shape_from(config).lora_parameters(4) == sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
 
 
