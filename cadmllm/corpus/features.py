@@ -79,11 +79,14 @@ class Part:
 
     def find(self, ids: Sequence[str]) -> np.ndarray:
         """The place of each id, -1 where it has no features, int64 [len(ids)]."""
-        wanted = np.array([id_.encode() for id_ in ids], dtype="S") if ids else np.zeros(0, dtype="S1")
+        return self.places(np.array([id_.encode() for id_ in ids], dtype="S") if ids else np.zeros(0, dtype="S1"))
+
+    def places(self, names: np.ndarray) -> np.ndarray:
+        """`find` for ids as `roster.Ids.names` has them, bytes [N]."""
         if not len(self._names):
-            return np.full(len(ids), -1, dtype=np.int64)
-        places = np.minimum(np.searchsorted(self._names, wanted), len(self._names) - 1)
-        return np.where(self._names[places] == wanted, places, -1)
+            return np.full(len(names), -1, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self._names, names), len(self._names) - 1)
+        return np.where(self._names[places] == names, places, -1)
 
     def stamp(self, place: int) -> str:
         """`stamp_of` the id's source files when it was encoded."""

@@ -7,16 +7,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cadmllm.errors import CadmllmError
 from cadmllm.models.backbone import pick_device
-from cadmllm.plan.sizes import cached
+from cadmllm.models.frozen import refuse_trained
 from cadmllm.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,68 +22,6 @@ if TYPE_CHECKING:
 
 # what of a Dinov2Config its tensors do not tell and its features depend on
 _CONFIG = ("num_attention_heads", "layer_norm_eps", "hidden_act", "patch_size", "image_size", "use_swiglu_ffn")
-
-
-def why_trained(settings: Settings, part: str) -> str:
-    """Why the encoder of a part ('points', 'images') is trained along and has no features to keep; '' where it is frozen."""
-    model = settings.model
-    if part == "points" and model.points_encoder == "fourier":
-        return "model.points_encoder=fourier"
-    if part == "images" and model.image_encoder == "tiny":
-        return "model.image_encoder=tiny"
-    return "model.train_encoders=true" if model.train_encoders else ""
-
-
-def refuse_trained(settings: Settings, part: str) -> None:
-    """Raise E472 when the encoder of a part is trained: its features change with every step."""
-    reason = why_trained(settings, part)
-    if reason:
-        frozen = {"points": "model.points_encoder=michelangelo", "images": "model.image_encoder=facebook/dinov2-large"}[part]
-        raise CadmllmError(
-            "E472",
-            f"the encoder of {'clouds' if part == 'points' else 'views'} is being trained ({reason}):"
-            " its features change at every step and cannot be cached",
-            f"use a frozen one: --set {frozen} --set model.train_encoders=false; or train without data.features",
-        )
-
-
-def encoder_name(settings: Settings, part: str) -> tuple[str, str]:
-    """(kind of the frozen encoder, where it comes from)."""
-    model = settings.model
-    return ("michelangelo", str(model.points_checkpoint)) if part == "points" else ("dinov2", model.image_encoder)
-
-
-def feature_tokens(settings: Settings, part: str) -> int:
-    """Features of a cloud or of a view."""
-    return settings.model.point_tokens if part == "points" else settings.model.image_tokens
-
-
-def files_hash(settings: Settings, part: str) -> str:
-    """SHA-256 of the files of a frozen encoder; '' when they are not on this machine.
-
-    Nothing is loaded or downloaded. Other files may hold the same weights (a state dict and the checkpoint it was cut from).
-    """
-    _, source = encoder_name(settings, part)
-    path = Path(source).expanduser()
-    if part == "points":
-        files = [path] if path.is_file() else []
-    else:
-        folder = path if path.is_dir() else cached(source)
-        files = _weight_files(folder) if folder is not None else []
-    if not files:
-        return ""
-    found = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            found.update(hashlib.file_digest(content, "sha256").digest())
-    return found.hexdigest()
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """config.json and the weights that transformers takes: safetensors where there are any; [] where there are none."""
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    config = folder / "config.json"
-    return [config, *weights] if weights and config.is_file() else []
 
 
 class FrozenEncoder:

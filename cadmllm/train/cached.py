@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cadmllm.corpus.features import FeatureStore, Part, digest_of, stamp_of
+from cadmllm.corpus.roster import Ids
 from cadmllm.corpus.shards import Recipe
 from cadmllm.corpus.sources import MODALITY, Source, inputs_of, sources_of
 from cadmllm.errors import CadmllmError
-from cadmllm.models.features import FrozenEncoder, encoder_name, feature_tokens, files_hash, refuse_trained, why_trained
+from cadmllm.models.frozen import encoder_name, feature_tokens, files_hash, refuse_trained, why_trained
 
 if TYPE_CHECKING:
     from cadmllm.console import Console
@@ -59,7 +60,41 @@ class Cached:
         }
 
 
-def open_features(settings: Settings, stages: Sequence[Stage], dataset: DataSet, console: Console) -> Cached | None:
+def weights_of(settings: Settings, part: str) -> tuple[str, int]:
+    """The hash of the encoder's weights and the width of its features; the encoder is loaded for that.
+
+    Raises:
+        CadmllmError: E502.
+    """
+    from cadmllm.models.features import FrozenEncoder
+
+    encoder = FrozenEncoder(settings, part)
+    return encoder.weights, encoder.width
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """How it is found out whether features are those of an encoder and of files.
+
+    Attributes:
+        files: (settings, part) -> hash of the encoder's files, '' where they are not on this machine.
+        weights: (settings, part) -> hash of its weights and its width; asked where the files are others than those it was.
+        compared: ids whose source files are looked at.
+        hashed: files that were touched since: so many are read to see whether they changed.
+    """
+
+    files: Callable[[Settings, str], str] = files_hash
+    weights: Callable[[Settings, str], tuple[str, int]] = weights_of
+    compared: int = COMPARED
+    hashed: int = HASHED
+
+
+TRAINING = Means()
+
+
+def open_features(
+    settings: Settings, stages: Sequence[Stage], dataset: DataSet, console: Console, means: Means = TRAINING
+) -> Cached | None:
     """The features that `data.features` names, checked for all stages of a run before the first of them; None without.
 
     Raises:
@@ -80,9 +115,9 @@ def open_features(settings: Settings, stages: Sequence[Stage], dataset: DataSet,
             continue
         part = store.parts[name]
         refuse_trained(settings, name)
-        _check_recipe(settings, part, console)
+        _check_recipe(settings, part, console, means)
         part.check_files()
-        _check_ids(part, dataset, console)
+        _check_ids(part, dataset, console, means)
         widths[name], recipes[name] = part.recipe.width, part.recipe
         console.note(
             f"features of {NAMES[name]}: {part.folder} ({len(part):,} ids, {part.recipe.dtype}); their encoder is not loaded"
@@ -102,11 +137,11 @@ def differences(found: Recipe, wanted: Recipe) -> list[str]:
     return [f"{names.get(name, name)} {was} there, {now} wanted" for name, was, now in pairs if was != now]
 
 
-def _check_recipe(settings: Settings, part: Part, console: Console) -> None:
+def _check_recipe(settings: Settings, part: Part, console: Console, means: Means) -> None:
     """What the settings ask for is what is there: the files of the encoder decide, or where they are others, its weights."""
     name, found = part.folder.name, part.recipe
     kind, source = encoder_name(settings, name)
-    files = files_hash(settings, name)
+    files = means.files(settings, name)
     # fewer draws than are there are the first of them
     inputs = inputs_of(name, settings.model.point_count, max(found.draws, settings.data.draws))
     tokens = feature_tokens(settings, name)
@@ -118,8 +153,7 @@ def _check_recipe(settings: Settings, part: Part, console: Console) -> None:
     if not said and not files:
         console.note(f"{source} is not on this machine: whether the features are its own was not checked")
     elif not said and files != found.files:
-        encoder = FrozenEncoder(settings, name)
-        said = differences(found, wanted(encoder.weights, encoder.width))
+        said = differences(found, wanted(*means.weights(settings, name)))
     if said:
         command = part.command(str(settings.data.root), settings.data.draws)
         raise CadmllmError(
@@ -129,24 +163,24 @@ def _check_recipe(settings: Settings, part: Part, console: Console) -> None:
         )
 
 
-def _check_ids(part: Part, dataset: DataSet, console: Console) -> None:
+def _check_ids(part: Part, dataset: DataSet, console: Console, means: Means) -> None:
     """Every id that the run may show has features, and of its files as they are."""
     name = part.folder.name
-    ids = [id_ for side in dataset.split() for id_ in dataset.having(side, MODALITY[name])]
-    places = part.find(ids)
+    ids = Ids(np.concatenate([dataset.having(side, MODALITY[name]).names for side in dataset.split()]))
+    places = part.places(ids.names)
     if (places < 0).any():
-        missing = [ids[k] for k in np.flatnonzero(places < 0)]
+        missing = Ids(ids.names[places < 0])
         raise CadmllmError(
             "E471",
             f"{part.folder} lacks the features of {len(missing):,} of {len(ids):,} ids, for instance {missing[0]}",
             f"encode what is missing: {part.command(str(dataset.data.root))}",
         )
-    chosen = np.unique(np.linspace(0, len(ids) - 1, min(len(ids), COMPARED), dtype=np.int64)) if ids else []
+    chosen = np.unique(np.linspace(0, len(ids) - 1, min(len(ids), means.compared), dtype=np.int64)) if len(ids) else []
     if len(chosen) < len(ids):
         console.note(f"compared {len(chosen):,} of {len(ids):,} source files with {part.folder} (`data encode` compares all)")
     touched = list(_touched(part, sources_of(dataset, name, [ids[k] for k in chosen])))
-    changed = [source for source in touched[:HASHED] if _digest(source) != part.digest(int(part.find([source.id])[0]))]
-    if changed or len(touched) > HASHED:
+    changed = [source for source in touched[: means.hashed] if _digest(source) != part.digest(int(part.find([source.id])[0]))]
+    if changed or len(touched) > means.hashed:
         first = (changed or touched)[0]
         count, verb = (len(changed), "changed") if changed else (len(touched), "touched")
         raise CadmllmError(

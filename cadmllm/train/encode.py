@@ -33,7 +33,8 @@ from cadmllm.corpus.shards import (
 )
 from cadmllm.corpus.sources import Source, Sources, inputs_of, sources_of
 from cadmllm.errors import CadmllmError
-from cadmllm.models.features import FrozenEncoder, encoder_name, feature_tokens, files_hash, refuse_trained, why_trained
+from cadmllm.models.features import FrozenEncoder
+from cadmllm.models.frozen import encoder_name, feature_tokens, files_hash, refuse_trained, why_trained
 from cadmllm.train.cached import differences
 from cadmllm.train.shardwriter import ShardWriter
 

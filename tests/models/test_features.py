@@ -10,7 +10,8 @@ import torch
 from encoders import make_dino, make_michelangelo
 
 from cadmllm.errors import CadmllmError
-from cadmllm.models.features import FrozenEncoder, encoder_name, feature_tokens, files_hash, refuse_trained, why_trained
+from cadmllm.models.features import FrozenEncoder
+from cadmllm.models.frozen import encoder_name, feature_tokens, files_hash, refuse_trained, why_trained
 from cadmllm.models.fusion import build_model
 
 
