@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tiny_base import make_base
 from cadmllm.cli import main
 from cadmllm.commands.train import stage_numbers
 from cadmllm.corpus.synth import write_dataset
+from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.errors import CadmllmError
 
 torch.set_num_threads(1)
@@ -105,6 +107,41 @@ def test_refusals_are_one_message_and_one_hint(world: Path, tmp_path: Path, caps
     assert _run("stage2", *_options(world, tmp_path / "run"), "--json") == 1
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "E601"
     assert not (tmp_path / "run").exists()
+
+
+def test_the_doctor_is_asked_first_unless_told_otherwise(world: Path, tmp_path: Path, capsys) -> None:
+    assert _run("stage1", *_options(world, tmp_path / "run")) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"^doctor: ready.*\(\d+ checks, .*s\)$", said, re.MULTILINE)
+    assert said.index("doctor: ready") < said.index("step 3/3")
+    assert _run("stage1", *_options(world, tmp_path / "other"), "--skip-doctor") == 0
+    said = capsys.readouterr().err
+    assert "doctor: not asked (--skip-doctor)\n" in said
+    assert "doctor: ready" not in said
+
+
+def test_what_the_doctor_finds_stops_the_run(world: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    findings = (
+        Finding("E834", Level.WARN, "odd", "an odd system", "take another"),
+        Finding("E816", Level.FAIL, "odd", "no shared memory", "--set train.workers=0"),
+        Finding("E817", Level.FAIL, "odd", "no open files", "ulimit -n 4096"),
+    )
+    seen: list[Situation] = []
+
+    def look(situation: Situation) -> Outcome:
+        seen.append(situation)
+        return Outcome(findings=findings)
+
+    monkeypatch.setattr("cadmllm.doctor.runner.CHECKS", (Check("odd", "", (), look),))
+    assert _run("stage2", "--from-scratch", *_options(world, tmp_path / "run")) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert "warning: odd: E817 no open files -> ulimit -n 4096" in said
+    assert "warning: odd: E834 an odd system -> take another" in said
+    assert said[-2] == "error: E816 the doctor's check odd: no shared memory (and 1 more failure above)"
+    assert said[-1] == "hint: --set train.workers=0"
+    assert not (tmp_path / "run").exists()
+    assert seen[0].stages == (2,)
+    assert seen[0].intent.from_scratch
 
 
 def test_a_dry_run_counts_and_writes_nothing(world: Path, tmp_path: Path, capsys) -> None:
