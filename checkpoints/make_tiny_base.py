@@ -41,7 +41,8 @@ from tiny_corpus import Corpus, batches, collate, read_parts, tokenise, train_to
 from cadmllm.corpus import synth
 from cadmllm.models.backbone import ROWS_FILE
 from cadmllm.models.loss import supervised_loss
-from cadmllm.models.rows import AddedRows, vocabulary_hash
+from cadmllm.models.record import vocabulary_hash
+from cadmllm.models.rows import AddedRows
 
 HELD_OUT_SEED = 1_000_003  # parts of this seed are never trained on
 SAVE_SECONDS = 180

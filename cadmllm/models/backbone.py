@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cadmllm.errors import CadmllmError
 from cadmllm.models.lora import FusedLora
-from cadmllm.models.rows import vocabulary_hash
+from cadmllm.models.record import vocabulary_hash
 from cadmllm.places import bundled
 from cadmllm.settings import Settings
 

@@ -7,7 +7,6 @@ it). This replaces PEFT's trainable token indices, which copy the whole matrix i
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import torch
@@ -18,11 +17,6 @@ from cadmllm.cad.vocabulary import FINE_BASE, GRID, NUMBER_BASE
 from cadmllm.corpus.types import ADDED, CAD_SIZE
 
 OCTAVES = 8  # the shortest wave spans eight levels (2 * 512 / 2**7), so neighbours are alike but not equal
-
-
-def vocabulary_hash() -> str:
-    """Fingerprint (16 hex digits) of the added items and their order; part of every checkpoint."""
-    return hashlib.sha256("\n".join(ADDED).encode()).hexdigest()[:16]
 
 
 def initial_rows(width: int, std: float, seed: int) -> Tensor:

@@ -22,17 +22,20 @@ from torch.nn import Parameter
 
 from cadmllm.errors import CadmllmError
 from cadmllm.models.fusion import CadMLLM, build_model
-from cadmllm.models.rows import vocabulary_hash
+from cadmllm.models.record import (
+    FORMAT,
+    OF_BRANCH,
+    RECORD,
+    WEIGHTS,
+    check_base,
+    check_settings,
+    check_vocabulary,
+    incomplete,
+    read_record,
+    unfit,
+    vocabulary_hash,
+)
 from cadmllm.settings import Settings
-
-WEIGHTS, RECORD = "model.safetensors", "model.json"
-FORMAT = 1
-# settings that a checkpoint was trained with and that its answers depend on, by the branch they belong to
-OF_BRANCH = {
-    "points": ("points_encoder", "point_tokens", "fourier_width"),
-    "images": ("image_encoder", "image_tokens"),
-}
-BRANCH_STAGES = {"points": 2, "images": 3}
 
 
 def trained_state(model: CadMLLM) -> dict[str, Tensor]:
@@ -72,11 +75,11 @@ def load_trained(model: CadMLLM, state: Mapping[str, Tensor], where: str = "chec
         if name not in state:
             if name.startswith(absent) and absent:
                 continue
-            raise _unfit(where, f"it lacks {name}, which this model trains")
+            raise unfit(where, f"it lacks {name}, which this model trains")
         if name not in wanted:
-            raise _unfit(where, f"it holds {name}, which this model does not have")
+            raise unfit(where, f"it holds {name}, which this model does not have")
         if state[name].shape != wanted[name].shape:
-            raise _unfit(where, f"{name} has shape {tuple(state[name].shape)}, and {tuple(wanted[name].shape)} here")
+            raise unfit(where, f"{name} has shape {tuple(state[name].shape)}, and {tuple(wanted[name].shape)} here")
     with torch.no_grad():
         for name, value in state.items():
             wanted[name].copy_(value)
@@ -141,48 +144,23 @@ def load_model(folder: Path, settings: Settings, stage: int | None = None, cache
     """
     folder = Path(folder)
     record, state = _read(folder)
-    if record["vocabulary"] != vocabulary_hash():
-        raise _unfit(
-            str(folder),
-            f"it was trained with another CAD vocabulary ({record['vocabulary']}, now {vocabulary_hash()})",
-            "train it again with this version of cadmllm, or use the version that made it",
-        )
+    check_vocabulary(record, str(folder))
     if stage is None:
         settings = _recorded(settings, record)
     else:
-        _agree(settings, record, state, stage, str(folder))
+        check_settings(settings, record, state, stage, str(folder))
     model = build_model(settings, record["stage"] if stage is None else stage, cached=cached)
-    parts = ("config", "tokenizer", "weights") if settings.lora.enabled else ("config", "tokenizer")
-    for part in parts:
-        if model.fingerprint[part] != record["base"].get(part):
-            was = record["model"]["llm"]
-            raise _unfit(
-                str(folder),
-                f"it was trained on {was}, and {settings.model.llm} is another base ({part})",
-                f"name the base it was trained on: `--set model.llm=...` (was {was})",
-            )
+    check_base(record, model.fingerprint, settings, str(folder))
     model.fresh = load_trained(model, state, str(folder))
     return model
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    for name in (RECORD, WEIGHTS):
-        if not (folder / name).is_file():
-            what = "has no " + name if folder.is_dir() else "is not there"
-            raise _incomplete(folder, what)
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _incomplete(folder, f"holds a broken {RECORD}") from error
-    shape = {"format": int, "stage": int, "vocabulary": str, "base": dict, "lora": dict, "model": dict}
-    if not isinstance(record, dict) or any(not isinstance(record.get(key), kind) for key, kind in shape.items()):
-        raise _incomplete(folder, f"holds a {RECORD} that is not one of a checkpoint")
-    if record["format"] != FORMAT or record["stage"] not in (1, 2, 3) or "llm" not in record["model"]:
-        raise _incomplete(folder, f"holds a {RECORD} of another format ({record['format']})")
+    record = read_record(folder)
     try:
         return record, load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise _incomplete(folder, f"holds a broken {WEIGHTS}") from error
+        raise incomplete(folder, f"holds a broken {WEIGHTS}") from error
 
 
 def _recorded(settings: Settings, record: Mapping[str, Any]) -> Settings:
@@ -204,31 +182,3 @@ def _recorded(settings: Settings, record: Mapping[str, Any]) -> Settings:
             "use the version of cadmllm that made the checkpoint",
         ) from error
     return chosen
-
-
-def _agree(settings: Settings, record: Mapping[str, Any], state: Mapping[str, Tensor], stage: int, where: str) -> None:
-    """Refuse settings under which the tensors would fit but mean something else, or would not fit for a nameable reason."""
-    pairs = [(f"lora.{name}", getattr(settings.lora, name), record["lora"].get(name)) for name in ("enabled", "r", "alpha")]
-    if not settings.lora.enabled and record["lora"].get("enabled") is False:
-        pairs = []
-    for branch, names in OF_BRANCH.items():
-        if stage >= BRANCH_STAGES[branch] and any(name.startswith(f"{branch}.") for name in state):
-            pairs += [(f"model.{name}", getattr(settings.model, name), record["model"].get(name)) for name in names]
-    for name, now, then in pairs:
-        if now != then and not (name == "model.image_encoder" and Path(str(now)).resolve() == Path(str(then))):
-            raise _unfit(
-                where, f"it was trained with {name}={then}, and the setting is {now}", f"--set {name}={str(then).lower()}"
-            )
-
-
-def _incomplete(folder: Path, what: str) -> CadmllmError:
-    return CadmllmError(
-        "E503",
-        f"the checkpoint {folder} {what}",
-        "name a complete checkpoint folder, or train that stage again: `cadmllm train stage1`",
-    )
-
-
-def _unfit(where: str, reason: str, remedy: str = "") -> CadmllmError:
-    default = "load it with the settings it was trained with (they stand in its model.json), or train from the stage before"
-    return CadmllmError("E504", f"{where} does not fit this model: {reason}", remedy or default)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 from cadmllm.settings import Settings, TrainSettings
-from cadmllm.train.state import ROUNDING_KEYS
+from cadmllm.train.sameness import ROUNDING_KEYS
 
 MORE_TEXT = 0.2  # added to the share of text-only samples when text-only ability fades
 MOST_TEXT = 0.9  # beyond it the stage would hardly show what it is there for

@@ -22,7 +22,8 @@ from cadmllm.train.curriculum import Stage, Start
 from cadmllm.train.offload import note as offload_note
 from cadmllm.train.optim import GroupInfo, build_optimizer, lr_share, set_rates
 from cadmllm.train.optim import note as optim_note
-from cadmllm.train.state import Place, check_fingerprint, fingerprint, load_optimizer
+from cadmllm.train.sameness import check_fingerprint, fingerprint
+from cadmllm.train.state import Place, load_optimizer
 from cadmllm.train.step import Engine
 from cadmllm.train.windows import Windows, room_of
 from cadmllm.train.world import World, open_world

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from cadmllm.errors import CadmllmError
 from cadmllm.models.backbone import LORA_TARGETS, ROWS_FILE, load_backbone
 from cadmllm.models.fusion import build_model
-from cadmllm.models.rows import AddedRows, vocabulary_hash
+from cadmllm.models.record import vocabulary_hash
+from cadmllm.models.rows import AddedRows
 
 
 def refused(settings, code: str = "E501") -> CadmllmError:
