@@ -9,6 +9,7 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,12 @@ from cadmllm.places import under_wsl
 if TYPE_CHECKING:
     import torch
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy", "pydantic", "bitsandbytes")
+PACKAGES = (  # those that numbers come from first
+    *("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy", "bitsandbytes", "triton"),
+    *("flash-attn", "scipy", "pillow", "h5py", "trimesh", "manifold3d", "cadquery-ocp-novtk", "pydantic", "pydantic-settings"),
+    *("typer", "rich", "wandb", "nvidia-ml-py", "ray"),
+)
+_VERSION = re.compile(r"^Version:(.+)$", re.MULTILINE)
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -31,6 +37,13 @@ def environment(device: torch.device) -> dict[str, Any]:
     """
     import torch
 
+    facts = host()
+    facts["cpu"] |= {"threads": torch.get_num_threads()}
+    return facts | {"device": device_facts(device)}
+
+
+def host() -> dict[str, Any]:
+    """What of `environment` can be told without torch: all but 'device' and the number of threads."""
     return {
         "cadmllm": __version__,
         "commit": commit(),
@@ -39,8 +52,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "distribution": _distribution(),
         "wsl": under_wsl(),
-        "cpu": {"name": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-        "device": _device(device),
+        "cpu": {"name": _cpu(), "cores": os.cpu_count()},
     }
 
 
@@ -59,10 +71,13 @@ def commit(checkout: Path = CHECKOUT) -> str | None:
 
 
 def _version(package: str) -> str | None:
+    """Of its metadata the one line: to parse all of it, as importlib.metadata.version does, takes ten times as long."""
     try:
-        return importlib.metadata.version(package)
+        found = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+    match = _VERSION.search(found.read_text("METADATA") or found.read_text("PKG-INFO") or "")
+    return match[1].strip() if match else None
 
 
 def _distribution() -> str | None:
@@ -81,7 +96,8 @@ def _cpu() -> str | None:
     return names[0] if names else platform.machine()
 
 
-def _device(device: torch.device) -> dict[str, Any]:
+def device_facts(device: torch.device) -> dict[str, Any]:
+    """The device on which is trained: {'type'}, and of a GPU its name, driver, compute capability, memory and CUDA."""
     import torch
 
     if device.type != "cuda":
