@@ -80,7 +80,7 @@ def generate(
     collator = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, 1 << 20)
     draws = _uniforms([sample.id for sample in samples], seed, max_new_tokens) if temperature > 0.0 else None
     answers: list[Answer] = []
-    with _evaluating(model):
+    with evaluating(model):
         for first in range(0, len(samples), batch_size):
             group = slice(first, first + batch_size)
             batch = collator.prompts(samples[group]).to(device)
@@ -170,7 +170,7 @@ def _uniforms(ids: Sequence[str], seed: int, steps: int) -> Tensor:
 
 
 @contextmanager
-def _evaluating(model: CadMLLM) -> Generator[None]:
+def evaluating(model: CadMLLM) -> Generator[None]:
     training = model.training
     model.eval()
     try:

@@ -34,7 +34,7 @@ def bytes_of(model: CadMLLM, optimizer: torch.optim.Optimizer | None = None) -> 
     """
     counts: Counter[str] = Counter()
     seen: set[tuple[torch.device, int]] = set()
-    for key, tensor in _tensors(model, optimizer):
+    for key, tensor in tensors_of(model, optimizer):
         storage = tensor.untyped_storage()
         place = (tensor.device, storage.data_ptr())
         if place not in seen and storage.nbytes():
@@ -45,7 +45,8 @@ def bytes_of(model: CadMLLM, optimizer: torch.optim.Optimizer | None = None) -> 
     return rows | {"total": sum(rows.values()) - away} | ({"in main memory": away} if away else {})
 
 
-def _tensors(model: CadMLLM, optimizer: torch.optim.Optimizer | None) -> Iterator[tuple[str, Tensor]]:
+def tensors_of(model: CadMLLM, optimizer: torch.optim.Optimizer | None) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that a model and its training hold, and the key of `bytes_of` that it counts under."""
     for name, parameter in model.named_parameters():
         part = _part(name)
         if parameter.dtype == torch.uint8:
