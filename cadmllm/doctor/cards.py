@@ -42,7 +42,7 @@ def processes(handle):
             return None
         for one in listed:
             name = ask("nvmlSystemGetProcessName", one.pid)
-            found[one.pid] = {"pid": one.pid, "name": name and str(name), "bytes": one.usedGpuMemory}
+            found[one.pid] = {"pid": one.pid, "name": name and str(name), "bytes": one.usedGpuMemory, "draws": kind == "Graphics"}
     return list(found.values())
 def milli(value):
     return None if value is None else value / 1000
@@ -78,11 +78,12 @@ for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","):
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that holds GPU memory; `bytes` and `name` are None where NVML does not say."""
+    """A process that holds GPU memory; `bytes` and `name` are None where NVML does not say; `draws`: it is of the desktop."""
 
     pid: int
     name: str | None = None
     bytes: int | None = None
+    draws: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,7 @@ def _card(line: dict[str, Any]) -> Card:
     told = dict(line)
     major, minor = told.pop("capability") or (0, 0)
     listed = told.pop("processes")
-    holders = None if listed is None else tuple(Holder(one["pid"], one["name"], one["bytes"]) for one in listed)
+    holders = None if listed is None else tuple(Holder(**one) for one in listed)
     display = told.pop("display")
     told["total"], told["free"] = told["total"] or 0, told["free"] or 0
     return Card(**told, capability=(major, minor), processes=holders, display=None if display is None else bool(display))

@@ -1,152 +1,133 @@
-"""Judgements about cards and builds of torch that this machine does not have."""
+"""Whether there is a GPU where one is needed; the cards are made up."""
 
 from __future__ import annotations
 
 import pytest
 
-from cadmllm.doctor import gpu
-from cadmllm.doctor.check import Level, Situation
-from cadmllm.doctor.gpu import Card, Torch, check_gpu, has_kernels, judge_torch
+from cadmllm.doctor import cards
+from cadmllm.doctor.cards import Card, Cards
+from cadmllm.doctor.check import Finding, Level, Situation
+from cadmllm.doctor.gpu import check_gpu, describe
+from cadmllm.doctor.machine import Machine
 from cadmllm.plan.sizes import GIB
 from cadmllm.resolve import resolve
 from cadmllm.settings import Settings
 
-BLACKWELL = Card("NVIDIA GeForce RTX 5070 Ti", int(15.9 * GIB), int(15 * GIB), (12, 0))
-CU126 = ("sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90")
-CU128 = (*CU126, "sm_100", "sm_120")
-GOOD = Torch("2.13.0+cu128", "12.8", True, CU128)
+BLACKWELL = Card(0, "NVIDIA GeForce RTX 5070 Ti", "GPU-5070", int(15.9 * GIB), int(15 * GIB), (12, 0))
+TURING = Card(1, "Tesla T4", "GPU-t4", 16 * GIB, 15 * GIB, (7, 5))
 
 
 @pytest.fixture
-def machine(monkeypatch):
-    """check_gpu on a machine with these cards and this torch."""
+def check(monkeypatch, tmp_path):
+    """check_gpu where NVML says this."""
 
-    def check(settings: Settings, cards: list[Card], torch: Torch = GOOD, broken: set[str] = frozenset()):
-        monkeypatch.setattr(gpu, "read_cards", lambda: (cards, "570.1"))
-        monkeypatch.setattr(gpu, "read_torch", lambda: torch)
-        return check_gpu(Situation(settings, broken=set(broken)))
+    def run(settings: Settings, found: Cards, wsl: bool = False, **environ: str):
+        monkeypatch.setattr(cards, "read_cards", lambda variables: found)
+        (tmp_path / "proc").mkdir(exist_ok=True)
+        (tmp_path / "proc" / "version").write_text("Linux 6.6 microsoft-standard-WSL2" if wsl else "Linux 6.6")
+        return check_gpu(Situation(settings, machine=Machine(tmp_path, environ)))
 
-    return check
-
-
-@pytest.mark.parametrize(
-    ("archs", "capability", "runs"),
-    [
-        (CU126, (12, 0), False),
-        (CU128, (12, 0), True),
-        (CU126, (8, 9), True),
-        (("sm_90",), (8, 9), False),
-        (("sm_90a",), (9, 0), True),
-        (("sm_86",), (8, 0), False),
-        (("compute_90",), (12, 0), True),
-        (("compute_120",), (9, 0), False),
-        ((), (8, 0), False),
-    ],
-)
-def test_which_build_runs_on_which_card(archs, capability, runs):
-    assert has_kernels(archs, capability) is runs
+    return run
 
 
-def test_a_build_before_cuda_128_has_no_kernels_for_blackwell():
-    (finding,) = judge_torch(Torch("2.8.0+cu126", "12.6", True, CU126), BLACKWELL, required=False)
-    assert (finding.code, finding.level) == ("E812", Level.FAIL)
-    assert "sm_120" in finding.message
-    assert "whl/cu128" in finding.remedy
+def only(outcome) -> Finding:
+    (finding,) = outcome.findings
+    return finding
 
 
-def test_a_cpu_build_beside_a_gpu():
-    (finding,) = judge_torch(Torch("2.13.0+cpu", None, False, ()), BLACKWELL, required=True)
-    assert (finding.code, finding.level) == ("E812", Level.FAIL)
-    assert "CPU build" in finding.message
-    (finding,) = judge_torch(Torch("2.13.0+cpu", None, False, ()), BLACKWELL, required=False)
-    assert finding.level is Level.WARN, "the tiny preset trains all the same"
-
-
-def test_a_driver_that_torch_cannot_use():
-    (finding,) = judge_torch(Torch("2.13.0", "13.0", False, ()), BLACKWELL, required=True)
-    assert finding.code == "E811"
-    assert "driver" in finding.remedy
-
-
-def test_the_guides_bf16_does_not_fit_16_gb_and_ours_does(machine):
-    ours = resolve(preset="16gb", environ={}).settings
-    assert machine(ours, [BLACKWELL]).level is Level.OK
-    guide = ours.model_copy(update={"model": ours.model.model_copy(update={"quantization": "none", "embedding_device": "auto"})})
-    (finding,) = machine(guide, [BLACKWELL]).findings
-    assert (finding.code, finding.level) == ("E813", Level.FAIL)
-    assert "17.1 GiB for weights, what trains them and CUDA, before activations" in finding.message
-    busy = Card(BLACKWELL.name, BLACKWELL.total, 2 * GIB, (12, 0))
-    (finding,) = machine(ours, [busy]).findings
-    assert (finding.code, finding.level) == ("E813", Level.WARN)
-    assert "before activations" in finding.message
-    tight = Card(BLACKWELL.name, BLACKWELL.total, 11 * GIB, (12, 0))
-    (finding,) = machine(ours, [tight]).findings
-    assert (finding.code, finding.level) == ("E813", Level.WARN)
-    assert "10,240 tokens a micro-batch" in finding.message
-    assert "train.pack_tokens=" in finding.remedy
+def test_a_card_that_is_there(check):
+    outcome = check(Settings(), Cards((BLACKWELL, TURING), "580.1", (13, 0)))
+    assert outcome.findings == ()
+    assert outcome.summary == "NVIDIA GeForce RTX 5070 Ti, 15.9 GiB (15.0 free), driver 580.1 (CUDA 13.0)"
+    assert outcome.details == (describe(BLACKWELL), describe(TURING))
+    assert check(Settings(device="cpu"), Cards()).skipped == "device is cpu"
 
 
 @pytest.mark.parametrize("name", ["8gb", "12gb", "16gb", "24gb", "80gb"])
-def test_every_preset_fits_its_card_and_needs_one(machine, name):
-    settings = resolve(preset=name, environ={}).settings
-    size = int(name.removesuffix("gb"))
-    card = Card(f"a card of {name}", int(size * 0.97 * GIB), int(size * 0.95 * GIB), (8, 9))
-    assert machine(settings, [card]).level is Level.OK
-    (finding,) = machine(settings, []).findings
+def test_every_preset_for_a_card_needs_one_and_tiny_does_not(check, name):
+    none = Cards(error="NVML Shared Library Not Found", kind="LibraryNotFound")
+    finding = only(check(resolve(preset=name, environ={}).settings, none))
     assert (finding.code, finding.level) == ("E811", Level.FAIL)
+    assert "device is cuda" in finding.message
+    finding = only(check(resolve(preset="tiny", environ={}).settings, none))
+    assert (finding.code, finding.level) == ("E811", Level.WARN)
 
 
-def test_a_card_without_bfloat16(machine):
+def test_a_card_that_is_asked_for_by_name_is_needed(check):
+    tiny = resolve(preset="tiny", environ={}).settings.model_copy(update={"device": "cuda"})
+    finding = only(check(tiny, Cards()))
+    assert finding.level is Level.FAIL
+    assert "device is cuda" in finding.message
+    assert "takes months" in only(check(Settings(), Cards())).message, "device is auto, and the model large"
+
+
+def test_a_driver_that_was_updated_under_our_feet(check):
+    found = Cards(error="Driver/library version mismatch", kind="LibRmVersionMismatch")
+    finding = only(check(Settings(), found))
+    assert finding.remedy == "sudo reboot"
+    assert "wsl --shutdown" in only(check(Settings(), found, wsl=True)).remedy
+
+
+@pytest.mark.parametrize("kind", ["hang", "crash"])
+def test_a_driver_that_hangs_keeps_even_tiny_from_running(check, kind):
+    tiny = resolve(preset="tiny", environ={}).settings
+    finding = only(check(tiny, Cards(error="no answer within 20 s", kind=kind)))
+    assert (finding.code, finding.level) == ("E811", Level.FAIL)
+    assert "NVML asks it" in finding.message
+
+
+def test_wsl_without_its_gpu(check, tmp_path):
+    finding = only(check(Settings(), Cards(error="NVML Shared Library Not Found"), wsl=True))
+    assert "/dev/dxg" in finding.remedy
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "dxg").touch()
+    finding = only(check(Settings(), Cards(error="NVML Shared Library Not Found"), wsl=True))
+    assert "on Windows" in finding.remedy
+    assert "/dev/dxg" not in finding.remedy
+
+
+def test_a_container_without_its_gpu(check, tmp_path):
+    (tmp_path / ".dockerenv").touch()
+    assert "--gpus all" in only(check(Settings(), Cards())).remedy
+
+
+def test_a_card_that_is_not_there(check):
+    finding = only(check(Settings(device="cuda:3"), Cards((BLACKWELL,))))
+    assert (finding.code, finding.level) == ("E811", Level.FAIL)
+    assert "there is 1 GPU" in finding.message
+    assert finding.remedy == "--set device=cuda:0"
+    finding = only(check(Settings(device="cuda:3"), Cards((BLACKWELL, TURING))))
+    assert "there are 2 GPUs" in finding.message
+    assert finding.remedy == "--set device=cuda:1"
+    finding = only(check(Settings(device="cuda:1"), Cards((BLACKWELL, TURING)), CUDA_VISIBLE_DEVICES="1"))
+    assert "CUDA_VISIBLE_DEVICES=1 lets through" in finding.message
+
+
+def test_cards_that_are_hidden(check):
+    finding = only(check(Settings(), Cards((BLACKWELL,)), CUDA_VISIBLE_DEVICES=""))
+    assert (finding.code, finding.level) == ("E811", Level.FAIL)
+    assert "5070 Ti" in finding.message
+    assert finding.remedy.startswith("unset CUDA_VISIBLE_DEVICES")
+    tiny = resolve(preset="tiny", environ={}).settings
+    assert only(check(tiny, Cards((BLACKWELL,)), CUDA_VISIBLE_DEVICES="-1")).level is Level.WARN
+
+
+def test_a_lost_card_beside_one_that_works(check):
+    finding = only(check(Settings(), Cards((BLACKWELL,), lost=(1,))))
+    assert finding.level is Level.WARN
+    assert "xid" in finding.remedy
+
+
+def test_a_card_without_bfloat16(check):
     settings = resolve(preset="16gb", environ={}).settings
-    turing = Card("Tesla T4", 16 * GIB, 15 * GIB, (7, 5))
-    (finding,) = machine(settings, [turing]).findings
+    finding = only(check(settings, Cards((TURING,))))
     assert (finding.code, finding.level) == ("E613", Level.FAIL)
     assert finding.remedy.startswith("--set dtype=float16")
     settings.dtype = "float16"
-    assert machine(settings, [turing]).level is Level.OK
+    assert check(settings, Cards((TURING,))).level is Level.OK
 
 
-def test_without_a_gpu_tiny_is_warned_and_a_large_model_refused(machine):
-    tiny = resolve(preset="tiny", environ={}).settings
-    (finding,) = machine(tiny, []).findings
-    assert (finding.code, finding.level) == ("E811", Level.WARN)
-    (finding,) = machine(Settings(), []).findings
-    assert finding.level is Level.FAIL
-    assert machine(Settings(device="cpu"), []).skipped
-
-
-def test_a_card_that_is_not_there(machine):
-    (finding,) = machine(Settings(device="cuda:3"), [BLACKWELL]).findings
-    assert "1 GPU" in finding.message
-    assert finding.remedy == "--set device=cuda:0"
-
-
-def test_without_torch_the_card_is_still_named(machine):
-    outcome = machine(Settings(), [BLACKWELL], broken={"torch"})
-    assert "5070 Ti" in outcome.skipped
-
-
-def test_a_machine_without_a_driver_has_no_cards(monkeypatch, tmp_path):
-    (tmp_path / "pynvml.py").write_text(
-        "class NVMLError(Exception): pass\ndef nvmlInit(): raise NVMLError('Driver Not Loaded')\n", encoding="utf-8"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert gpu.read_cards() == ([], "")
-
-
-def test_the_cards_that_nvml_names(monkeypatch, tmp_path):
-    (tmp_path / "pynvml.py").write_text(
-        "class NVMLError(Exception): pass\n"
-        "def nvmlInit(): print('noise')\n"
-        "def nvmlSystemGetDriverVersion(): return '570.1'\n"
-        "def nvmlDeviceGetCount(): return 2\n"
-        "def nvmlDeviceGetHandleByIndex(k): return k\n"
-        "def nvmlDeviceGetMemoryInfo(k):\n    class M: total, free = 16 * 2**30, k * 2**30\n    return M\n"
-        "def nvmlDeviceGetCudaComputeCapability(k): return 12, 0\n"
-        "def nvmlDeviceGetName(k): return f'card {k}'\n",
-        encoding="utf-8",
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    cards, driver = gpu.read_cards()
-    assert driver == "570.1"
-    assert cards == [Card("card 0", 16 * GIB, 0, (12, 0)), Card("card 1", 16 * GIB, GIB, (12, 0))]
+def test_nvml_that_is_not_installed(check):
+    finding = only(check(Settings(), Cards(error="No module named 'pynvml'", kind="ImportError")))
+    assert finding.code == "E802"
+    assert "pip install nvidia-ml-py" in finding.remedy
