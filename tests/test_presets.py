@@ -171,7 +171,10 @@ def test_tiny_needs_nothing_from_elsewhere(tmp_path, monkeypatch):
 
 
 def test_the_shape_of_a_local_folder(tmp_path):
-    config = '{"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "vocab_size": 100}'
+    config = (
+        '{"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, '
+        '"num_attention_heads": 4, "vocab_size": 100}'
+    )
     (tmp_path / "config.json").write_text(config)
     shape = shape_of(str(tmp_path))
     assert shape.linear_parameters == 2 * 64 * (4 * 64 + 3 * 128)

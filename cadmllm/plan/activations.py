@@ -24,6 +24,7 @@ class Recipe:
         rank: of LoRA.
         copies: LoRA's inputs are copied to 32 bit and back for each layer, which PEFT does and we do not (models/backbone.py).
         checkpointing: layers keep their input alone and are computed again.
+        by_document: what attention gives for packed documents is put together in a copy (SDPA).
     """
 
     width: int
@@ -31,6 +32,7 @@ class Recipe:
     rank: int
     copies: bool
     checkpointing: bool
+    by_document: bool = False
 
 
 # Live beside what is saved, at the worst moment: (bytes for each value of the MLP's inner width, bytes for each of the hidden
@@ -45,10 +47,12 @@ _MOMENT = {
 _FORWARD = 0.55  # of the live layer: what the forward pass needs at most beside what it stores
 
 
-def recipe_of(dtype: str, lora: bool, rank: int, checkpointing: bool, *, copies: bool = False) -> Recipe:
+def recipe_of(
+    dtype: str, lora: bool, rank: int, checkpointing: bool, *, copies: bool = False, by_document: bool = False
+) -> Recipe:
     """The recipe that the settings of these names make; `copies`: as plain PEFT has it, not as `models/backbone.py` does."""
     width = _BYTES[dtype]
-    return Recipe(width, lora, rank, copies and lora and width == 2, checkpointing)
+    return Recipe(width, lora, rank, copies and lora and width == 2, checkpointing, by_document)
 
 
 def saved_by_layer(shape: LlmShape, recipe: Recipe) -> float:
@@ -60,6 +64,7 @@ def saved_by_layer(shape: LlmShape, recipe: Recipe) -> float:
         norms += 4 * (query + key)
         statistics += 4 * (shape.heads + shape.kv_heads)
     attention = w * (2 * query + 2 * key)  # queries, keys, values, what comes out
+    attention += w * query if recipe.by_document else 0
     mlp = 3 * w * shape.mlp  # gate, activated gate, up
     down = w * shape.mlp  # the input of the last linear layer
     if recipe.lora:

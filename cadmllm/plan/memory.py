@@ -10,38 +10,18 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cadmllm.plan.activations import Recipe, per_feature, per_token, per_vit_view, recipe_of
-from cadmllm.plan.parts import HEAD_ROWS, Part, branch_widths, llm_shape, parts_of, vit_shape
+from cadmllm.plan.activations import per_token, recipe_of
+from cadmllm.plan.moving import BYTES, CONTEXT, SLACK, Shown, moving
+from cadmllm.plan.parts import HEAD_ROWS, Part, llm_shape, parts_of
+from cadmllm.plan.rows import Row
 from cadmllm.plan.sizes import GIB, NF4_BYTES, LlmShape
 
 if TYPE_CHECKING:
     from cadmllm.settings import Settings
 
-CONTEXT = 2**29  # bytes that CUDA and its libraries take before any tensor: an assumption
-SLACK = 0.08  # of the activations: what the allocator holds and cannot use; an assumption
-HEAD_CHUNK = 4096  # rows whose logits live at once (models/loss.py)
-HEAD_COPIES = 3  # logits, their softmax, their gradient
 SMALLEST_8BIT = 4096  # values; smaller tensors keep their moments in 32 bit
 MOST_TOKENS = 2**22
 SHORTEST = 1024  # tokens of a sequence: fewer leave no room for a cloud, a view and a program
-_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of the table.
-
-    Attributes:
-        name: of what.
-        bytes: how many.
-        place: 'card', 'ram', or 'saved' (what is not there at all, as nothing needs it).
-        why: how the number comes about.
-    """
-
-    name: str
-    bytes: int
-    place: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +90,7 @@ def predict(
     tokens: int | None = None,
     device: str | None = None,
     from_store: Collection[str] | None = None,
+    shown: Shown | None = None,
 ) -> Memory:
     """What a stage takes, of each process.
 
@@ -119,16 +100,17 @@ def predict(
         tokens: of a micro-batch; by default what the settings allow.
         device: 'cuda' or 'cpu'; by default as the settings say (auto counts as a card).
         from_store: see `parts.parts_of`.
+        shown: what a micro-batch holds, where that is known; by default the worst that may be.
 
     Raises:
         UnknownShape: the size of a model is not known here.
     """
     device = device or device_kind(settings)
     tokens = micro_batch_tokens(settings) if tokens is None else tokens
-    moving = _moving(settings, stage, tokens)
-    more = _moving(settings, stage, tokens + 1024)
-    slope = (_on_card(more) - _on_card(moving)) // 1024
-    lines = _standing(settings, stage, from_store) + moving
+    micro_batch = _moving(settings, stage, tokens, device, shown)
+    more = _moving(settings, stage, tokens + 1024, device, None)
+    slope = (_on_card(more) - _on_card(micro_batch if shown is None else _moving(settings, stage, tokens, device, None))) // 1024
+    lines = _standing(settings, stage, from_store) + micro_batch
     if device == "cpu":
         own = [line for line in lines if line.name not in ("CUDA", "allocator slack")]
         lines = [replace(line, place="ram") if line.place == "card" else line for line in own]
@@ -183,7 +165,7 @@ def fitting(settings: Settings, stage: int, budget_bytes: int, *, from_store: Co
 
 def _standing(settings: Settings, stage: int, from_store: Collection[str] | None) -> list[Row]:
     """What is there whatever is computed: weights, and what their training needs."""
-    shape, wide = llm_shape(settings), _BYTES[settings.dtype]
+    shape, wide = llm_shape(settings), BYTES[settings.dtype]
     parts = parts_of(settings, stage, from_store)
     lines = [_weights(part, settings, wide) for part in parts]
     for name, chosen in _trained(parts):
@@ -235,57 +217,14 @@ def moments(part: Part, settings: Settings, shape: LlmShape) -> int:
     return 8 * small + 2 * large + 8 * (large // 256)  # two scales in 32 bit for each 256 values
 
 
-def _moving(settings: Settings, stage: int, tokens: int) -> list[Row]:
-    """What a micro-batch of `tokens` tokens takes, CUDA and the allocator's slack."""
-    train, shape, wide = settings.train, llm_shape(settings), _BYTES[settings.dtype]
-    recipe = recipe_of(settings.dtype, settings.lora.enabled, settings.lora.r, train.gradient_checkpointing)
-    each = per_token(shape, recipe)
-    trained = shape.lora_parameters(settings.lora.r) if recipe.lora else shape.linear_parameters
-    casts = wide * trained if wide == 2 else 0  # autocast's 16-bit copies of the trained matrices
-    if train.gradient_checkpointing:  # kept for the forward pass; in the backward pass for one layer at a time
-        live = max(each.forward * tokens + casts, each.live * tokens + casts / shape.layers)
-    else:
-        live = each.live * tokens + casts
-    stored_name = "inputs of the layers" if train.gradient_checkpointing else "activations of the layers"
-    place = "ram" if train.offload_activations else "card"
-    unpacked = wide * shape.hidden * shape.mlp if settings.model.quantization == "nf4" else 0
-    head = HEAD_COPIES * min(tokens, HEAD_CHUNK) * HEAD_ROWS * 4
-    extra = _branches(settings, stage, tokens, recipe)
-    stored = each.stored * tokens
-    on_card = live + unpacked + head + extra + (stored if place == "card" else 0)
+def _moving(settings: Settings, stage: int, tokens: int, device: str, shown: Shown | None) -> list[Row]:
+    """What a micro-batch takes, the allocator's slack and CUDA's own."""
+    lines = moving(settings, stage, tokens, device, shown)
     return [
-        Row(stored_name, int(stored), place, f"{tokens:,} tokens x {each.stored / 1024:.0f} KiB"),
-        Row("the layer at work", int(live), "card", f"{tokens:,} tokens x {each.live / 1024:.0f} KiB, its gradients included"),
-        Row("a matrix unpacked", int(unpacked), "card", "the widest of NF4, in 16 bit"),
-        Row(
-            "head",
-            head,
-            "card",
-            f"logits of {min(tokens, HEAD_CHUNK):,} supervised tokens at a time, {HEAD_COPIES} copies in 32 bit",
-        ),
-        Row("features", int(extra), "card", "projected, were all tokens features"),
-        Row("allocator slack", int(SLACK * on_card), "card", f"assumed: {SLACK:.0%} of the activations"),
+        *lines,
+        Row("allocator slack", int(SLACK * _on_card(lines)), "card", f"assumed: {SLACK:.0%} of the activations"),
         Row("CUDA", CONTEXT, "card", "assumed: the driver's context and its libraries"),
     ]
-
-
-def _branches(settings: Settings, stage: int, tokens: int, recipe: Recipe) -> float:
-    """Activations of projectors, and of encoders that are trained, were the whole micro-batch features."""
-    hidden, model = llm_shape(settings).hidden, settings.model
-    widths = branch_widths(settings, stage)
-    bytes_ = max((per_feature(width, hidden, recipe.width) for width in widths.values()), default=0) * float(tokens)
-    if "points" in widths and model.points_encoder == "fourier":
-        patch = max(16, model.fourier_width // 4)
-        bytes_ += tokens * 4.0 * (16 * (7 + 3 * patch) + 54 + patch + 3 * model.fourier_width)
-    if "images" in widths and (model.train_encoders or model.image_encoder == "tiny"):
-        vit = vit_shape(settings)
-        seen = (224 // vit.patch) ** 2 + 1
-        views = -(-tokens // (model.image_tokens + 16))
-        bytes_ += views * per_vit_view(vit.layers, vit.width, vit.ratio, seen, recipe.width)
-    if "points" in widths and model.points_encoder == "michelangelo" and model.train_encoders:
-        clouds = -(-tokens // (model.point_tokens + 16))
-        bytes_ += clouds * (per_vit_view(9, widths["points"], 4, 257, recipe.width) + model.point_count * widths["points"] * 16)
-    return bytes_
 
 
 def guide_recipe(shape: LlmShape, batch_size: int, max_seq_length: int, rank: int, *, checkpointing: bool) -> Memory:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from cadmllm.models.backbone import input_embedding
 from cadmllm.models.fusion import build_model
 from cadmllm.models.loss import CHUNK
-from cadmllm.plan.memory import CONTEXT, HEAD_CHUNK, Memory, fitting, guide_recipe, longest_fit, micro_batch_tokens, predict
+from cadmllm.plan.memory import Memory, fitting, guide_recipe, longest_fit, micro_batch_tokens, predict
+from cadmllm.plan.moving import CONTEXT, HEAD_CHUNK
 from cadmllm.plan.sizes import GIB, KNOWN
 from cadmllm.settings import Settings
 

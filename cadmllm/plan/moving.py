@@ -1,0 +1,169 @@
+"""What a micro-batch takes beside what stands: activations, the head, features, CUDA's own. Arithmetic only, no torch.
+
+A step's peak is the worst of four moments, and no two of them come together: the forward pass through the last layer, the loss
+(all layers' activations are stored, logits beside them), the backward pass of the last layer, and the embeddings' gradients.
+Calibrated against what a dispatch mode counts in real steps of small models (benchmarks/memory.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cadmllm.plan.activations import Recipe, per_feature, per_token, per_vit_view, recipe_of, saved_by_layer
+from cadmllm.plan.parts import HEAD_ROWS, INPUT_ROWS, branch_widths, llm_shape, parts_of, vit_shape
+from cadmllm.plan.rows import Row
+from cadmllm.plan.sizes import LlmShape
+
+if TYPE_CHECKING:
+    from cadmllm.settings import Settings
+
+CONTEXT = 2**29  # bytes that CUDA and its libraries take before any tensor: an assumption
+SLACK = 0.08  # of the activations: what the allocator holds and cannot use; an assumption
+HEAD_CHUNK = 4096  # rows whose logits live at once (models/loss.py)
+HEAD_COPIES = 3  # logits, their softmax, their gradient
+FEATURE_FRAME = 16  # tokens of a sample at least beside its features, where all tokens of a micro-batch are taken for features
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a micro-batch holds, where that is known.
+
+    Attributes:
+        supervised: tokens answered for.
+        clouds, views: how many.
+    """
+
+    supervised: int
+    clouds: int = 0
+    views: int = 0
+
+
+def moving(settings: Settings, stage: int, tokens: int, device: str = "cuda", shown: Shown | None = None) -> list[Row]:
+    """Lines of the memory table for a micro-batch, without CUDA's own and the allocator's slack.
+
+    Args:
+        settings: resolved settings.
+        stage: 1, 2 or 3.
+        tokens: of the micro-batch, padding included.
+        device: 'cuda' or 'cpu', which packs documents in another way.
+        shown: what it holds; None: the worst that may be (all tokens answered for, all tokens features).
+
+    Raises:
+        UnknownShape: the size of a model is not known here.
+    """
+    train, shape = settings.train, llm_shape(settings)
+    recipe = recipe_for(settings, device)
+    supervised = tokens if shown is None else shown.supervised
+    live, stored, head = _moments(settings, shape, recipe, tokens, supervised, _spared(settings, shape, device, shown))
+    saved, passing = _branches(settings, stage, tokens, recipe, shown)
+    embeddings = 4.0 * shape.hidden * (INPUT_ROWS + (0 if recipe.lora else shape.vocabulary) + tokens)
+    unpacked = recipe.width * shape.hidden * shape.mlp if settings.model.quantization == "nf4" else 0
+    place = "ram" if train.offload_activations else "card"
+    name = "inputs of the layers" if train.gradient_checkpointing else "activations of the layers"
+    # encoders run before the layers store anything, the embeddings' gradients come when all of that is gone
+    elsewhere = max(passing - saved, embeddings) - (stored if place == "card" else 0)
+    beside = max(0.0, head - live - unpacked, elsewhere - live - unpacked)
+    each = per_token(shape, recipe)
+    return [
+        Row(name, int(stored), place, f"{tokens:,} tokens x {each.stored / 1024:.0f} KiB"),
+        Row("the layer at work", int(live), "card", f"{tokens:,} tokens x {each.live / 1024:.0f} KiB, its gradients included"),
+        Row("a matrix unpacked", int(unpacked), "card", "the widest of NF4, in 16 bit"),
+        Row("head", int(beside), "card", _said_of_head(supervised)),
+        Row("features", int(saved), "card", "projected, were all tokens features" if shown is None else "projected"),
+    ]
+
+
+def _said_of_head(supervised: int) -> str:
+    return (
+        f"logits of {min(supervised, HEAD_CHUNK):,} supervised tokens at a time, {HEAD_COPIES} copies in 32 bit: "
+        "what they take more than the layer at work, which comes after"
+    )
+
+
+def recipe_for(settings: Settings, device: str = "cuda") -> Recipe:
+    """How the settings have the decoder compute.
+
+    SDPA sees documents one by one and puts what they give together in a copy; `varlen` (16-bit on CUDA) needs none.
+    """
+    by_document = settings.train.packing and (
+        device == "cpu" or settings.dtype == "float32" or settings.model.attention == "sdpa"
+    )
+    return recipe_of(
+        settings.dtype,
+        settings.lora.enabled,
+        settings.lora.r,
+        settings.train.gradient_checkpointing,
+        by_document=by_document,
+    )
+
+
+def _spared(settings: Settings, shape: LlmShape, device: str, shown: Shown | None) -> bool:
+    """Whether the last layer is computed at supervised positions alone (models/lastlayer.py)."""
+    train = settings.train
+    ours = settings.model.attention in ("auto", "sdpa", "varlen")
+    return shown is not None and shape.kind == "qwen3" and not shape.window and train.packing and not train.compile and ours
+
+
+def _moments(
+    settings: Settings, shape: LlmShape, recipe: Recipe, tokens: int, supervised: int, spared: bool
+) -> tuple[float, float, float]:
+    """(beside what is stored when a layer is worked on, stored by the layers, beside it when the loss is computed), bytes."""
+    each, layer = per_token(shape, recipe), saved_by_layer(shape, recipe)
+    trained = shape.lora_parameters(recipe.rank) if recipe.lora else shape.linear_parameters
+    casts = recipe.width * trained if recipe.width == 2 else 0  # autocast's 16-bit copies of the trained matrices
+    last = supervised if spared else tokens  # positions of the last layer and of the final norm
+    ends = 4.0 * shape.hidden * (1 if recipe.lora else 2) * last
+    chunk = 4.0 * min(supervised, HEAD_CHUNK) * HEAD_ROWS
+    states = 4.0 * shape.hidden * min(supervised, HEAD_CHUNK) if recipe.width == 2 else 0.0  # in 32 bit
+    head = HEAD_COPIES * chunk + states + ends
+    if recipe.checkpointing:
+        stored = each.stored * tokens
+        live = max(each.live * tokens + casts / shape.layers, each.forward * tokens + casts)
+        head = max(head, head - chunk + casts)
+        return live, stored, head
+    of_last = layer * last
+    if spared:
+        of_last += (4.0 * shape.hidden + 4.0 * shape.key + recipe.width * 2 * shape.query) * (tokens - last)
+    stored = layer * (shape.layers - 1) * tokens + of_last
+    within = max(each.live * tokens - of_last, each.live * last)  # of the last layer but one, and of the last
+    return max(within, 0.0) + casts, stored, head + casts
+
+
+def _branches(settings: Settings, stage: int, tokens: int, recipe: Recipe, shown: Shown | None) -> tuple[float, float]:
+    """Bytes of projectors and trained encoders: kept from the forward to the backward pass, and passing before the decoder."""
+    hidden, model, w = llm_shape(settings).hidden, settings.model, recipe.width
+    widths = branch_widths(settings, stage)
+    clouds, views = _inputs(settings, widths, tokens, shown)
+    kept = passing = 0.0
+    if "points" in widths:
+        features = tokens if shown is None else clouds * model.point_tokens
+        kept = max(kept, per_feature(widths["points"], hidden, w) * float(features))
+        passing += clouds * 4.0 * 2 * model.point_tokens * model.point_count
+    if "images" in widths:
+        features = tokens if shown is None else views * model.image_tokens
+        of_views = per_feature(widths["images"], hidden, w) * float(features)
+        kept = max(kept, of_views) if shown is None else kept + of_views
+    if "points" in widths and model.points_encoder == "fourier":
+        patch = max(16, model.fourier_width // 4)
+        each = 16 * (7 + 3 * patch) + 54 + patch + 3 * model.fourier_width
+        kept += clouds * model.point_tokens * w * float(each)
+    if "images" in widths and (model.train_encoders or model.image_encoder == "tiny"):
+        vit = vit_shape(settings)
+        kept += views * per_vit_view(vit.layers, vit.width, vit.ratio, (224 // vit.patch) ** 2 + 1, w)
+    if "points" in widths and model.points_encoder == "michelangelo" and model.train_encoders:
+        kept += clouds * (per_vit_view(9, widths["points"], 4, 257, w) + model.point_count * widths["points"] * 16)
+    if w == 2 and (clouds or views):  # autocast's 16-bit copies
+        kept += w * sum(part.parameters for part in parts_of(settings, stage) if part.branch and part.trained)
+    return kept, kept + passing
+
+
+def _inputs(settings: Settings, widths: dict[str, int], tokens: int, shown: Shown | None) -> tuple[int, int]:
+    """Clouds and views of a micro-batch; where it is not known what it shows, as many as there is room for."""
+    if shown is not None:
+        return shown.clouds, shown.views
+    model = settings.model
+    clouds = -(-tokens // (model.point_tokens + FEATURE_FRAME)) if "points" in widths else 0
+    views = -(-tokens // (model.image_tokens + FEATURE_FRAME)) if "images" in widths else 0
+    return clouds, views
