@@ -267,6 +267,7 @@ def _explain(console: Console, code: str) -> None:
         remedy = "the codes are listed in docs/doctor.md"
         raise CadmllmError("E106", f"there is no code {code}", remedy, exit_code=Exit.USAGE)
     from cadmllm.doctor.docs import explanation
+    from cadmllm.remedies import remedy_of
 
     console.print(explanation(code))
-    console.json({"code": code, "meaning": CODES[code]})
+    console.json({"code": code, "meaning": CODES[code], "remedy": remedy_of(code)})

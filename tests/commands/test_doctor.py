@@ -15,6 +15,8 @@ from cadmllm.cli import main
 from cadmllm.doctor import runner
 from cadmllm.doctor.check import Check, Finding, Fix, Level, Outcome, Situation
 from cadmllm.doctor.runner import CHECKS
+from cadmllm.errors import CODES
+from cadmllm.remedies import remedy_of
 
 LINE = re.compile(r"^\[(ok|warn|fail|skip: [^\]]+)\] +[a-z-]+(:|$)")
 
@@ -177,7 +179,11 @@ def test_which_stages_are_looked_at(checks, line, stages):
 
 def test_explain_and_list(capsys):
     assert main(["doctor", "--explain", "e812"]) == 0
-    assert capsys.readouterr().out.startswith("E812: this torch has no kernels for this GPU\nfound by the check gpu")
+    told = capsys.readouterr().out
+    assert told.startswith("E812: this torch has no kernels for this GPU\nfound by the check torch")
+    assert told.splitlines()[-1] == f"what mends it: {remedy_of('E812')}"
+    assert main(["doctor", "--explain", "E812", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"code": "E812", "meaning": CODES["E812"], "remedy": remedy_of("E812")}
     assert main(["doctor", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == [check.name for check in CHECKS]

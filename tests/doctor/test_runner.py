@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import re
+
 import pytest
 
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Report, Situation
-from cadmllm.doctor.docs import PAGE, explanation, page
+from cadmllm.doctor.docs import OPTIONS, PAGE, explanation, page
 from cadmllm.doctor.runner import CHECKS, run_checks
 from cadmllm.errors import CODES, CadmllmError
+from cadmllm.remedies import REMEDIES, remedy_of
 from cadmllm.settings import Settings
 
 WARNING = Finding("E811", Level.WARN, "a", "no GPU", "buy one")
@@ -26,7 +31,7 @@ def check(name: str, result: Outcome | Exception, **options) -> Check:
 def test_a_check_that_raises_is_a_finding_and_the_others_go_on():
     heard = []
     checks = [check("a", ValueError("odd")), check("b", CadmllmError("E401", "gone", "look")), check("c", Outcome("well"))]
-    report = run_checks(Situation(Settings()), lambda c, o: heard.append((c.name, o.level)), checks)
+    report = run_checks(Situation(Settings()), lambda c, o, _: heard.append((c.name, o.level)), checks)
     assert heard == [("a", Level.FAIL), ("b", Level.FAIL), ("c", Level.OK)]
     assert [(f.code, f.check, f.message) for f in report.findings] == [
         ("E899", "a", "the check a failed: ValueError: odd"),
@@ -70,7 +75,39 @@ def test_the_page_is_current():
     assert PAGE.read_text(encoding="utf-8") == page(), "run: make docs"
 
 
+@pytest.fixture(scope="module")
+def now() -> str:
+    """The page as it would be written now, whatever the file says."""
+    return page()
+
+
 @pytest.mark.parametrize("code", CODES)
-def test_every_code_is_on_the_page_and_can_be_explained(code):
-    assert f"| {code} | {CODES[code]} |" in page()
-    assert explanation(code).startswith(f"{code}: {CODES[code]}")
+def test_every_code_is_on_the_page_and_can_be_explained(code, now):
+    assert f"| {code} | {CODES[code]} | {REMEDIES[code]} |" in now
+    said = explanation(code).splitlines()
+    assert (said[0], said[-1]) == (f"{code}: {CODES[code]}", f"what mends it: {remedy_of(code)}")
+    assert [line.split()[4] for line in said[1:-1]] == [check.name for check in CHECKS if code in check.codes]
+
+
+def test_every_check_is_on_the_page(now):
+    for check in CHECKS:
+        part = "deep" if check.deep else "quick"
+        kept = check.cached_by.replace("|", r"\|") or "-"
+        assert f"| `{check.name}` | {check.group} | {part} | {check.what} | {kept} | " in now
+
+
+def test_the_options_on_the_page_are_those_of_the_command():
+    from cadmllm.cli import build
+
+    declared = {spelling for param in build().commands["doctor"].params for spelling in param.opts}
+    told = {word for names, _ in OPTIONS for word in re.findall(r"(?<!\S)--?[a-z-]+", names.replace("`", ""))}
+    assert told == declared | {"--json"}
+
+
+def test_the_json_of_the_page_is_that_of_a_report(now):
+    shown = json.loads(now.partition("```json\n")[2].partition("```")[0])
+    report = Report([(check("a", Outcome()), Outcome(findings=(WARNING,)))])
+    assert shown.keys() == report.as_dict().keys()
+    assert shown["findings"][0].keys() == dataclasses.asdict(WARNING).keys()
+    for name in (*shown, *(f"findings[].{name}" for name in shown["findings"][0])):
+        assert f"| `{name}` |" in now
