@@ -1,219 +1,189 @@
-"""Every required package is there, in its range, and imports. Standard library only: the packages may be what is broken."""
+"""Every package that the run needs is there, in its range, and imports. Standard library only: packages may be what is broken."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import sys
-import tomllib
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 
-from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
-from cadmllm.doctor.probe import run_probe
+from cadmllm.doctor import compiler, pairs
+from cadmllm.doctor.check import Check, Finding, Fix, Level, Outcome, Situation
+from cadmllm.doctor.imports import Trial, try_all
+from cadmllm.doctor.installed import inventory
+from cadmllm.doctor.ranges import HEAVY, LIGHT, SHELL, Extra, optional, pip_command, required_ranges, pinned_versions
+from cadmllm.doctor.requirement import in_range, normal, parse_version
+from cadmllm.doctor.shadows import Shadow, copies, copy_finding, shadow_finding, shadows
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-# distribution -> what is imported to try it; two chains run side by side
-CHAINS: tuple[dict[str, str], ...] = (
-    {
-        "torch": "torch",
-        "tokenizers": "tokenizers",
-        "transformers": "transformers.models.qwen3.modeling_qwen3",
-        "accelerate": "accelerate",
-        "peft": "peft",
-    },
-    {
-        "numpy": "numpy",
-        "scipy": "scipy.spatial",
-        "pillow": "PIL.Image",
-        "h5py": "h5py",
-        "safetensors": "safetensors",
-        "trimesh": "trimesh",
-        "manifold3d": "manifold3d",
-        "cadquery-ocp-novtk": "OCP.BRepPrimAPI",
-        "typer": "typer",
-        "rich": "rich",
-        "pydantic": "pydantic",
-        "pydantic-settings": "pydantic_settings",
-        "nvidia-ml-py": "pynvml",
-        "wandb": "wandb",
-    },
-)
 # a package that fails beside one that it needs is not a finding of its own: the one cause is said once
 NEEDS = {
     "torch": ("numpy",),  # imports without it, but not with a broken one
+    "typer": ("rich", "pydantic"),
     "wandb": ("numpy", "pydantic"),
-    "transformers": ("torch", "tokenizers"),
-    "accelerate": ("torch",),
-    "peft": ("torch", "transformers"),
+    "transformers": ("torch", "tokenizers", "numpy", "safetensors"),
+    "accelerate": ("torch", "numpy", "safetensors"),
+    "peft": ("torch", "transformers", "accelerate"),
     "bitsandbytes": ("torch",),
+    "flash-attn": ("torch",),
     "scipy": ("numpy",),
     "h5py": ("numpy",),
     "trimesh": ("numpy",),
     "manifold3d": ("numpy",),
     "pydantic-settings": ("pydantic",),
 }
-QLORA = ">=0.49"  # of bitsandbytes, which only NF4 and the 8-bit optimizers need (the extra `qlora`)
-LIMIT = 150.0  # seconds for one chain: a cold disk under WSL takes a minute
 _LIBRARY = re.compile(r"(lib[\w+.-]+\.so[\w.]*): cannot open shared object file")
 _APT = {
     "libGL.so.1": "libgl1",
     "libEGL.so.1": "libegl1",
     "libX11.so.6": "libx11-6",
+    "libXrender.so.1": "libxrender1",
     "libgomp.so.1": "libgomp1",
     "libstdc++.so.6": "libstdc++6",
     "libexpat.so.1": "libexpat1",
+    "libfontconfig.so.1": "libfontconfig1",
+    "libfreetype.so.6": "libfreetype6",
+    "libnuma.so.1": "libnuma1",
 }
 
-_SCRIPT = """
-import importlib
-for pair in sys.argv[1:]:
-    name, module = pair.split("=")
-    say(begin=name)
-    try:
-        importlib.import_module(module)
-    except BaseException as error:
-        say(error=name, type=type(error).__name__, text=str(error)[:400])
-    else:
-        say(done=name)
-"""
+
+def check_versions(situation: Situation) -> Outcome:
+    """Every package that is needed is installed once, whole, and in its range."""
+    stock = inventory(situation)
+    ranges = required_ranges(stock)
+    extra = {one.name: one for one in optional(situation)}
+    findings: list[Finding] = []
+    details: list[str] = []
+    fixes: list[Fix] = []
+    tested = pinned_versions()
+    for name, wanted in {**ranges, **{one.name: one.wanted for one in extra.values()}}.items():
+        problem = _version_problem(situation, name, wanted, extra.get(name))
+        if problem is not None:
+            findings.append(problem)
+            continue
+        version, known = stock.version(name), tested.get(normal(name), "")
+        if known and parse_version(version).key != parse_version(known).key:
+            details.append(f"{name} {version}: in range, tested with {known}")
+    given = situation.machine.environ.get("PYTHONPATH", "")
+    told = {finding.message.partition(" ")[0] for finding in findings}
+    for used, hidden in copies(stock, [name for name in (*ranges, *extra) if name not in told]):
+        finding, fix = copy_finding(used, hidden, "versions", given)
+        findings.append(finding)
+        fixes += [fix] if fix else []
+    details += [f"{path}: left over from an installation that was interrupted: rm -r '{path}'" for path in stock.leftovers]
+    count = len(ranges) + len(extra)
+    differ = sum("tested with" in line for line in details)
+    summary = f"{count} packages in their ranges" + (f", {differ} other than tested (-v)" if differ else "")
+    return Outcome(summary, tuple(findings), details=tuple(details), fixes=tuple(dict.fromkeys(fixes)))
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A package that cannot be imported, and why."""
+def _version_problem(situation: Situation, name: str, wanted: str, extra: Extra | None) -> Finding | None:
+    stock = inventory(situation)
+    one = stock.get(name)
+    install = _install(name, wanted, extra)
+    if one is None:
+        code, reason = ("E806", f", and {extra.why} needs it") if extra else ("E802", "")
+        remedy = f"{install}; or {extra.without}" if extra else install
+        return Finding(code, Level.FAIL, "versions", f"{name} is not installed{reason}", remedy)
+    again = pip_command(name, wanted, reinstall=True)
+    if not one.whole:
+        message = f"{name} {one.version} is half installed: {one.metadata} has no METADATA"
+        return Finding("E802", Level.FAIL, "versions", message, again)
+    twins = [other.version for other in stock.found[normal(name)] if other.base == one.base]
+    if len(twins) > 1:
+        message = f"{name} has metadata of versions {' and '.join(twins)} in {one.base}: an update was interrupted"
+        return Finding("E802", Level.FAIL, "versions", message, f"{sys.executable} -m pip uninstall -y {name} && {again}")
+    if not in_range(one.version, wanted):
+        return Finding("E803", Level.FAIL, "versions", f"{name} {one.version} is outside {wanted}", install)
+    return None
 
-    name: str
-    reason: str
+
+def _install(name: str, wanted: str, extra: Extra | None) -> str:
+    return f"{sys.executable} -m pip install {extra.install}" if extra and extra.install else pip_command(name, wanted)
 
 
 def check_packages(situation: Situation) -> Outcome:
-    """Every required package is installed in its range and can be imported."""
-    ranges = required_ranges()
-    heavy, light = ({**chain} for chain in CHAINS)
-    chosen = situation.settings
-    if chosen is not None and (chosen.model.quantization == "nf4" or chosen.train.optimizer != "adamw"):
-        ranges["bitsandbytes"], heavy["bitsandbytes"] = QLORA, "bitsandbytes"
-    findings, missing = _versions(ranges)
-    with ThreadPoolExecutor(2) as pool:
-        tried = list(pool.map(lambda chain: try_chain({n: m for n, m in chain.items() if n not in missing}), (heavy, light)))
-    trials = [trial for found in tried for trial in found]
-    broken = missing | {trial.name for trial in trials}
-    modules = {name: module.partition(".")[0] for name, module in {**heavy, **light}.items()}
-    situation.broken = {modules[name] for name in broken & modules.keys()}
-    findings += [_broken(trial, ranges) for trial in trials if not broken & set(NEEDS.get(trial.name, ()))]
-    return Outcome(f"{len(modules)} required packages import", tuple(findings))
-
-
-def try_chain(chain: dict[str, str]) -> list[Trial]:
-    """Imports a chain of packages in one process; a crash or a hang is blamed on the package that was begun last,
-    and the rest goes on in another process.
-    """
-    failures: list[Trial] = []
-    left = dict(chain)
-    while left:
-        probe = run_probe(_SCRIPT, *(f"{name}={module}" for name, module in left.items()), seconds=LIMIT)
-        begun = ""
-        for line in probe.lines:
-            begun = line.get("begin", begun)
-            if "error" in line:
-                failures.append(Trial(line["error"], f"{line['type']}: {line['text']}"))
-            if "error" in line or "done" in line:
-                left.pop(begun, None)
-        if probe.end and left:
-            blamed = begun if begun in left else next(iter(left))
-            failures.append(Trial(blamed, f"the import ended with {probe.end} {probe.stderr}".rstrip()))
-            left.pop(blamed)
-        elif left:
-            break
-    return failures
-
-
-def required_ranges() -> dict[str, str]:
-    """Version ranges by distribution, from pyproject.toml in a checkout, else from the installed metadata."""
-    project = CHECKOUT / "pyproject.toml"
-    if project.is_file():
-        lines = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
-    else:
-        lines = [line for line in importlib.metadata.requires("cadmllm") or [] if "extra ==" not in line]
-    found = {}
-    for line in lines:
-        match = re.match(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*([^;]*)", line)
-        if match:
-            found[match.group(1).lower()] = match.group(2).strip()
-    return found
-
-
-def in_range(version: str, wanted: str) -> bool:
-    """Whether a version ('2.13.0+cpu') satisfies a range ('>=2.8,<3'); numeric parts are compared, suffixes ignored."""
-
-    def numbers(text: str) -> tuple[int, ...]:
-        parts = re.match(r"\d+(?:\.\d+)*", text.strip())
-        values = [int(part) for part in parts.group().split(".")] if parts else [0]
-        while len(values) > 1 and values[-1] == 0:
-            values.pop()
-        return tuple(values)
-
-    have = numbers(version)
-    tests = {
-        ">=": lambda bound: have >= bound,
-        "<=": lambda bound: have <= bound,
-        "==": lambda bound: have == bound,
-        "!=": lambda bound: have != bound,
-        ">": lambda bound: have > bound,
-        "<": lambda bound: have < bound,
+    """Every package that is needed can be imported, and is the one that was installed."""
+    stock = inventory(situation)
+    extra = {one.name: one for one in optional(situation)}
+    heavy = {**HEAVY, **{name: one.module for name, one in extra.items()}}
+    modules = {**SHELL, **heavy, **LIGHT}
+    missing = {name for name in modules if stock.get(name) is None}
+    hidden = {shadow.name: shadow for shadow in shadows(situation, modules)}
+    there = {
+        name: {package: module for package, module in chain.items() if package not in missing or package in hidden}
+        for name, chain in (("heavy", heavy), ("shell", SHELL), ("light", LIGHT))
     }
-    for clause in filter(None, (part.strip() for part in wanted.split(","))):
-        operator = re.match(r">=|<=|==|!=|>|<", clause)
-        if operator and not tests[operator.group()](numbers(clause[operator.end() :])):
-            return False
-    return True
-
-
-def _versions(ranges: dict[str, str]) -> tuple[list[Finding], set[str]]:
-    """Findings about versions, and the packages that are not installed at all."""
-    findings, missing = [], set()
-    for name, wanted in ranges.items():
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            missing.add(name)
-            findings.append(Finding("E802", Level.FAIL, "packages", f"{name} is not installed", pip_command(name, wanted)))
+    trials = {trial.name: trial for trial in try_all(situation, there, remember=not hidden)}
+    broken = missing | trials.keys()
+    situation.broken |= {modules[name].partition(".")[0] for name in broken}
+    given = situation.machine.environ.get("PYTHONPATH", "")
+    ranges = required_ranges(stock)
+    findings = []
+    for name, trial in trials.items():
+        if broken & set(NEEDS.get(name, ())):
             continue
-        if not in_range(version, wanted):
-            message = f"{name} {version} is outside {wanted}"
-            findings.append(Finding("E803", Level.FAIL, "packages", message, pip_command(name, wanted)))
-    return findings, missing
+        findings.append(_library(trial) or _mismatch(trial) or _broken(situation, trial, ranges, extra, hidden.pop(name, None)))
+    findings += [shadow_finding(shadow, "packages", given) for shadow in hidden.values() if shadow.name not in trials]
+    return Outcome(f"{len(modules) - len(missing)} packages import", tuple(findings))
 
 
-def pip_command(name: str, wanted: str, *, reinstall: bool = False) -> str:
-    """The command that installs a package in the version that the tests run with (or, outside a checkout, in its range)."""
-    force = "--force-reinstall --no-deps " if reinstall else ""
-    constraints = CHECKOUT / "constraints.txt"
-    what = f"-c {constraints} {name}" if constraints.is_file() else f"'{name}{wanted}'"
-    return f"{sys.executable} -m pip install {force}{what}"
+def _library(trial: Trial) -> Finding | None:
+    """A system library that is missing, where apt has it (those of CUDA come with torch)."""
+    found = _LIBRARY.search(trial.reason)
+    if found is None or not (found[1] in _APT or trial.name == "cadquery-ocp-novtk"):
+        return None
+    file, package = found[1], _APT.get(found[1])
+    apt = "sudo apt-get install --no-install-recommends"
+    remedy = f"{apt} {package}" if package else f"install the package that holds {file}: apt-file search {file}"
+    return Finding("E804", Level.FAIL, "packages", f"{trial.name} needs the system library {file}", remedy)
 
 
-def _broken(trial: Trial, ranges: dict[str, str]) -> Finding:
-    library = _LIBRARY.search(trial.reason)
-    if library and (library.group(1) in _APT or trial.name == "cadquery-ocp-novtk"):
-        file = library.group(1)
-        package = _APT.get(file)
-        apt = "sudo apt-get install --no-install-recommends"
-        remedy = f"{apt} {package}" if package else f"install the package that holds {file}: apt-file search {file}"
-        return Finding("E804", Level.FAIL, "packages", f"{trial.name} needs the system library {file}", remedy)
+def _mismatch(trial: Trial) -> Finding | None:
+    """A package that was built for another version of one that it uses."""
+    for sign in pairs.SIGNS:
+        if re.search(sign.pattern, trial.reason):
+            message = f"{trial.name} cannot be imported: {sign.meaning} ({trial.reason})"
+            return Finding("E805", Level.FAIL, "packages", message, sign.remedy(trial.name))
+    return None
+
+
+def _broken(
+    situation: Situation, trial: Trial, ranges: dict[str, str], extra: dict[str, Extra], hidden: Shadow | None
+) -> Finding:
+    if hidden is not None:
+        return shadow_finding(hidden, "packages", situation.machine.environ.get("PYTHONPATH", ""), trial.reason)
+    message = f"{trial.name} cannot be imported: {trial.reason}"
+    clash = next((clash for clash in pairs.conflicts(situation) if clash.needing == trial.name), None)
+    if clash is not None:
+        return Finding("E805", Level.FAIL, "packages", f"{message}; {clash.text}", clash.remedy)
     remedy = pip_command(trial.name, ranges.get(trial.name, ""), reinstall=True)
-    return Finding("E802", Level.FAIL, "packages", f"{trial.name} cannot be imported: {trial.reason}", remedy)
+    one = extra.get(trial.name)
+    if one is None:
+        return Finding("E802", Level.FAIL, "packages", message, remedy)
+    if one.install:
+        remedy = f"{sys.executable} -m pip install --force-reinstall --no-deps {one.install}"
+    return Finding("E806", Level.FAIL, "packages", f"{message}; {one.why} needs it", f"{remedy}; or {one.without}")
 
 
 CHECKS = (
     Check(
-        "packages",
-        "every required package is installed in its range and imports",
-        ("E802", "E803", "E804"),
-        check_packages,
+        "versions",
+        "every package that the run needs is installed once, whole, and in its range",
+        ("E802", "E803", "E806"),
+        check_versions,
         needs_settings=False,
         group="packages",
     ),
+    *pairs.CHECKS,
+    Check(
+        "packages",
+        "every package that the run needs imports, and is the one that was installed",
+        ("E802", "E804", "E805", "E806"),
+        check_packages,
+        needs_settings=False,
+        group="packages",
+        cached_by=(
+            "size and time of change of every file and library that a good import has read, the loader's table of libraries, the "
+            "driver; the interpreter; variables PYTHON*, LD_*, TORCH*, BNB_*, HF_*, ..."
+        ),
+    ),
+    *compiler.CHECKS,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -107,10 +108,8 @@ def _listen(process: subprocess.Popen[bytes], channel: int, deadline: float) -> 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """The process and all that it has started are gone after this."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     process.wait()
     assert process.stderr is not None
     process.stderr.close()

@@ -1,57 +1,27 @@
-"""Packages that are missing, broken, crashing or hanging are findings, never crashes."""
+"""Packages that are missing, of another version, broken, crashing or hanging are findings, never crashes."""
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from cadmllm.doctor import packages
+from cadmllm.doctor import imports, packages, ranges
+from cadmllm.doctor.cache import Cache
 from cadmllm.doctor.check import Level, Situation
-from cadmllm.doctor.packages import Trial, check_packages, in_range, pip_command, required_ranges, try_chain
+from cadmllm.doctor.imports import Trial
+from cadmllm.doctor.installed import scan
+from cadmllm.doctor.machine import Machine
+from cadmllm.doctor.packages import check_packages, check_versions
+from cadmllm.doctor.ranges import REQUIRED, optional, pinned_versions, pip_command, required_ranges
 from cadmllm.settings import Settings
 
 
-@pytest.fixture
-def fake(tmp_path, monkeypatch):
-    """Packages that break in a way of their own when a probe imports them."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-
-    def make(name: str, source: str) -> None:
-        (tmp_path / f"{name}.py").write_text(source)
-
-    return make
-
-
-def test_each_failure_is_blamed_on_its_package_and_the_rest_goes_on(fake):
-    fake("fine_one", "print('chatter on import')")
-    fake("gone_bad", "import does_not_exist")
-    fake("crasher", "import os\nos.kill(os.getpid(), 11)")
-    fake("quitter", "import sys\nsys.exit(4)")
-    fake("fine_two", "")
-    fake("aborter", "import os, sys\nprint('last words', file=sys.stderr, flush=True)\nos._exit(7)")
-    chain = {name: name for name in ("fine_one", "gone_bad", "crasher", "quitter", "fine_two", "aborter")}
-    failures = try_chain(chain)
-    assert [trial.name for trial in failures] == ["gone_bad", "crasher", "quitter", "aborter"]
-    reasons = {trial.name: trial.reason for trial in failures}
-    assert reasons["gone_bad"] == "ModuleNotFoundError: No module named 'does_not_exist'"
-    assert "SIGSEGV" in reasons["crasher"]
-    assert "SystemExit: 4" in reasons["quitter"]
-    assert reasons["aborter"] == "the import ended with exit code 7 last words"
-
-
-def test_a_hanging_package_is_stopped(fake, monkeypatch):
-    monkeypatch.setattr(packages, "LIMIT", 1.0)
-    fake("sleeper", "import time\ntime.sleep(60)")
-    fake("fine_one", "")
-    failures = try_chain({"sleeper": "sleeper", "fine_one": "fine_one"})
-    assert [trial.name for trial in failures] == ["sleeper"]
-    assert "no answer within 1 s" in failures[0].reason
-
-
 def findings_of(monkeypatch, trials: list[Trial], settings: Settings | None = None):
-    def try_chain(chain):
-        return [trial for trial in trials if trial.name in chain]
+    def try_all(situation, chains, *, remember):
+        return [trial for trial in trials if any(trial.name in chain for chain in chains.values())]
 
-    monkeypatch.setattr(packages, "try_chain", try_chain)
+    monkeypatch.setattr(packages, "try_all", try_all)
     situation = Situation(settings)
     return check_packages(situation).findings, situation
 
@@ -82,49 +52,196 @@ def test_one_cause_is_said_once(monkeypatch):
     assert "torch" in situation.broken
 
 
-def test_versions_outside_the_range_and_missing_packages(monkeypatch):
-    monkeypatch.setattr(packages, "required_ranges", lambda: {"torch": ">=99", "no-such-package": ">=1"})
-    findings, situation = findings_of(monkeypatch, [])
-    assert {f.code: f.message for f in findings}.keys() == {"E803", "E802"}
-    assert any("is outside >=99" in f.message for f in findings)
-    assert any(f.message == "no-such-package is not installed" for f in findings)
+@pytest.mark.parametrize(
+    ("name", "reason", "words"),
+    [
+        ("transformers", "RuntimeError: operator torchvision::nms does not exist", "uninstall -y torchvision"),
+        ("bitsandbytes", "ImportError: x.so: undefined symbol: _ZN3c105ErrorC2ENS_14SourceLocationE", "--force-reinstall"),
+        ("pydantic", "SystemError: The installed pydantic-core version (2.48.0) is incompatible with ...", "reinstall pydantic"),
+        ("h5py", "ValueError: numpy.dtype size changed, may indicate binary incompatibility", "--force-reinstall --no-deps"),
+    ],
+)
+def test_what_was_built_for_another_version_is_a_bad_pair(monkeypatch, name, reason, words):
+    settings = Settings(model={"quantization": "nf4"})
+    findings, _ = findings_of(monkeypatch, [Trial(name, reason)], settings)
+    assert [f.code for f in findings] == ["E805"]
+    assert words in findings[0].remedy
 
 
-@pytest.mark.parametrize("chosen", [{"model": {"quantization": "nf4"}}, {"train": {"optimizer": "adamw_8bit"}}])
-def test_nf4_and_8_bit_moments_need_bitsandbytes(monkeypatch, chosen):
-    settings = Settings(**chosen)
-    seen: list[str] = []
-    monkeypatch.setattr(packages, "_versions", lambda ranges: (seen.extend(ranges) or [], set()))
-    findings_of(monkeypatch, [], settings)
-    assert "bitsandbytes" in seen
+def test_an_optional_package_that_breaks_says_which_setting_needs_it(monkeypatch):
+    settings = Settings(train={"optimizer": "adamw_8bit"})
+    findings, _ = findings_of(monkeypatch, [Trial("bitsandbytes", "OSError: damaged")], settings)
+    assert findings[0].code == "E806"
+    assert "train.optimizer=adamw_8bit needs it" in findings[0].message
+    assert findings[0].remedy.endswith("or --set train.optimizer=adamw")
+    assert findings_of(monkeypatch, [Trial("bitsandbytes", "OSError: damaged")], Settings())[0] == ()
 
 
 @pytest.mark.parametrize(
-    ("version", "wanted", "inside"),
+    ("chosen", "names"),
     [
-        ("2.13.0+cpu", ">=2.8", True),
-        ("2.10", ">=2.8", True),
-        ("2.7.1", ">=2.8", False),
-        ("8.0.1.1.0", ">=8.0,<8.1", True),
-        ("8.1", ">=8.0,<8.1", False),
-        ("8.1.0rc1", ">=8.0,<8.1", False),
-        ("1.0.0", "==1.0", True),
-        ("1.0", "!=1.0.0", False),
-        ("3", "> 2, <= 3.0", True),
-        ("1", "", True),
+        ({}, []),
+        ({"model": {"quantization": "nf4"}}, ["bitsandbytes"]),
+        ({"train": {"optimizer": "paged_adamw_8bit"}}, ["bitsandbytes"]),
+        ({"model": {"attention": "flash_attention_2"}}, ["flash-attn"]),
     ],
 )
-def test_ranges(version, wanted, inside):
-    assert in_range(version, wanted) is inside
+def test_what_is_optional_is_needed_by_settings_alone(chosen, names):
+    assert [extra.name for extra in optional(Situation(Settings(**chosen)))] == names
+    assert optional(Situation(None)) == ()
 
 
-def test_the_ranges_of_the_project_are_the_chains():
-    tried = {name for chain in packages.CHAINS for name in chain}
-    assert set(required_ranges()) == tried, "a dependency of pyproject.toml must be tried by doctor, and nothing else"
-    assert set(packages.NEEDS) <= tried | {"bitsandbytes"}
+def versions_of(monkeypatch, wanted: dict[str, str], settings: Settings | None = None):
+    monkeypatch.setattr(packages, "required_ranges", lambda stock: wanted)
+    return check_versions(Situation(settings))
+
+
+def test_versions_outside_the_range_and_missing_packages(monkeypatch):
+    found = versions_of(monkeypatch, {"torch": ">=99", "no-such-package": ">=1", "numpy": ">=2"}).findings
+    assert [(f.code, f.level, f.check) for f in found] == [("E803", "fail", "versions"), ("E802", "fail", "versions")]
+    assert "is outside >=99" in found[0].message
+    assert found[1].message == "no-such-package is not installed"
+    assert "pip install" in found[1].remedy
+
+
+def test_a_version_in_range_that_is_not_the_tested_one_is_a_detail(monkeypatch):
+    monkeypatch.setattr(packages, "pinned_versions", lambda: {"numpy": "2.0.1", "torch": pinned_versions()["torch"]})
+    outcome = versions_of(monkeypatch, {"torch": ">=2.8", "numpy": ">=2"})
+    assert outcome.findings == ()
+    assert [line.split()[0] for line in outcome.details] == ["numpy"]
+    assert outcome.details[0].endswith("in range, tested with 2.0.1")
+    assert outcome.summary == "2 packages in their ranges, 1 other than tested (-v)"
+
+
+def test_flash_attention_that_is_missing_is_said_with_pip_and_with_the_setting(monkeypatch):
+    found = versions_of(monkeypatch, {}, Settings(model={"attention": "flash_attention_2"})).findings
+    assert [f.code for f in found] == ["E806"]
+    assert "--no-build-isolation flash-attn; or --set model.attention=auto" in found[0].remedy
+
+
+@pytest.fixture
+def stubs(tmp_path, monkeypatch):
+    """A folder on PYTHONPATH, and a situation that sees it."""
+    folder = tmp_path / "stubs"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def metadata(name: str, *lines: str, whole: bool = True) -> None:
+        place = folder / f"{name}.dist-info"
+        place.mkdir()
+        if whole:
+            place.joinpath("METADATA").write_text("\n".join(("Metadata-Version: 2.1", *lines, "", "")))
+
+    def situation(settings=None) -> Situation:
+        machine = Machine(tmp_path, {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(folder)})
+        return Situation(settings, machine=machine, cache=Cache(tmp_path / "cache.json"))
+
+    return folder, metadata, situation
+
+
+def test_half_installations_and_double_metadata(stubs):
+    _, metadata, situation = stubs
+    metadata("torch-2.13.0", whole=False)
+    metadata("numpy-2.1.0")
+    metadata("numpy-2.4.6")
+    metadata("~ransformers-5.0.0")
+    outcome = check_versions(situation())
+    told = {f.message.split()[0]: f for f in outcome.findings}
+    assert "half installed" in told["torch"].message
+    assert "versions 2.1.0 and 2.4.6" in told["numpy"].message
+    assert told["numpy"].remedy.count("numpy") == 2
+    assert any("~ransformers" in line and "rm -r" in line for line in outcome.details)
+
+
+def test_a_copy_that_hides_this_environments_own(stubs, monkeypatch):
+    _, metadata, situation = stubs
+    metadata("trimesh-4.9.0")
+    (finding,) = check_versions(situation()).findings
+    assert (finding.code, finding.level) == ("E802", "warn")
+    assert "trimesh 4.9.0 of" in finding.message
+    assert finding.remedy.startswith("unset PYTHONPATH")
+
+
+def test_a_copy_in_the_users_folder_can_be_left_out(tmp_path, monkeypatch):
+    user = tmp_path / ".local" / "lib" / "python3.11" / "site-packages"
+    (user / "trimesh-4.9.0.dist-info").mkdir(parents=True)
+    (user / "trimesh-4.9.0.dist-info" / "METADATA").write_text("\n\n")
+    monkeypatch.syspath_prepend(str(user))
+    outcome = check_versions(Situation(None))
+    assert outcome.findings[0].remedy == "export PYTHONNOUSERSITE=1"
+    assert [(fix.kind, fix.name, fix.value) for fix in outcome.fixes] == [("environment", "PYTHONNOUSERSITE", "1")]
+
+
+SMALL = {"typer": "typer", "rich": "rich"}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Only two light packages are tried."""
+    for name, chain in (("SHELL", SMALL), ("HEAVY", {}), ("LIGHT", {})):
+        monkeypatch.setattr(packages, name, chain)
+
+
+def test_a_file_in_place_of_a_package_is_named(stubs, small):
+    folder, _, situation = stubs
+    (folder / "rich.py").write_text("")
+    found = check_packages(situation()).findings
+    assert [(f.code, f.level) for f in found] == [("E802", "fail")]
+    assert f"rich is taken from {folder / 'rich.py'}, which hides rich " in found[0].message
+    assert found[0].remedy.startswith("unset PYTHONPATH")
+
+
+def test_a_file_in_the_working_folder_is_to_be_renamed(stubs, small, tmp_path):
+    _, _, situation = stubs
+    (tmp_path / "rich.py").write_text("raise RuntimeError('mine')")
+    (tmp_path / "statistics.py").write_text("")
+    looked = situation()
+    told = {f.message.split()[0]: f for f in check_packages(looked).findings}
+    assert told.keys() == {"rich", "statistics"}
+    assert "cannot be imported: RuntimeError: mine" in told["rich"].message
+    assert told["rich"].remedy == f"mv {tmp_path}/rich.py {tmp_path}/my_rich.py"
+    assert (told["statistics"].level, told["rich"].level) == ("warn", "fail")
+    assert looked.broken == {"rich"}
+
+
+def test_a_checkout_on_the_path_that_imports_deserves_a_warning_and_is_not_remembered(stubs, small, tmp_path):
+    folder, _, situation = stubs
+    (folder / "rich").mkdir()
+    (folder / "rich" / "__init__.py").write_text("")
+    (finding,) = check_packages(situation()).findings
+    assert (finding.level, finding.code) == ("warn", "E802")
+    assert not (tmp_path / "cache.json").exists()
+
+
+def test_good_imports_are_made_once_until_a_file_changes(stubs, small, monkeypatch, tmp_path):
+    folder, metadata, situation = stubs
+    metadata(f"typer-{scan(tuple(sys.path)).version('typer')}")
+    (folder / "typer.py").write_text("import helper_of_typer")
+    (folder / "helper_of_typer.py").write_text("")
+    monkeypatch.setattr(packages, "SHELL", {"typer": "typer"})
+    seen: list[dict] = []
+    true = imports.try_chain
+    monkeypatch.setattr(imports, "try_chain", lambda chain, environ: seen.append(chain) or true(chain, environ))
+    for _ in range(3):
+        assert check_packages(situation()).findings == ()
+    assert len(seen) == 1, "the second and third time nothing is imported"
+    (folder / "helper_of_typer.py").write_text("raise ValueError('edited')")
+    for tries in (2, 3):
+        (finding,) = check_packages(situation()).findings
+        assert "ValueError: edited" in finding.message
+        assert len(seen) == tries, "what fails is looked at anew each time"
+
+
+def test_the_ranges_of_the_project_are_what_is_tried():
+    assert set(required_ranges()) == set(REQUIRED), "a dependency of pyproject.toml must be tried by doctor, and nothing else"
+    assert set(packages.NEEDS) <= set(REQUIRED) | {"bitsandbytes", "flash-attn"}
+    assert required_ranges().items() >= {("torch", ">=2.8"), ("cadquery-ocp-novtk", ">=8.0,<8.1")}
+    assert ranges.extra_ranges()["bitsandbytes"] == ">=0.49"
 
 
 def test_outside_a_checkout_pip_is_given_the_range(monkeypatch, tmp_path):
-    monkeypatch.setattr(packages, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(ranges, "CHECKOUT", tmp_path)
     assert pip_command("torch", ">=2.8").endswith("-m pip install 'torch>=2.8'")
     assert required_ranges()["torch"] == ">=2.8", "from the installed metadata"
+    assert ranges.extra_ranges()["bitsandbytes"] == ">=0.49"
+    assert pinned_versions() == {}

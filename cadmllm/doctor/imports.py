@@ -1,0 +1,141 @@
+"""Imports packages for real, in processes of their own; remembers which files a good import has read. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from cadmllm.doctor.check import Situation
+from cadmllm.doctor.machine import Machine
+from cadmllm.doctor.probe import run_probe
+
+LIMIT = 150.0  # seconds for one chain: a cold disk under WSL takes a minute
+# what changes how modules are found, which libraries are loaded, or what packages do while they are imported
+VARIABLES = ("PYTHON", "LD_", "TORCH", "BNB_", "CUDA_HOME", "HF_", "TRANSFORMERS_", "USE_", "PROTOCOL_BUFFERS_")
+# the loader's table of system libraries, and the driver: another library may be taken although the former is still there
+TABLES = ("etc/ld.so.cache", "etc/ld.so.preload", "proc/driver/nvidia/version")
+
+_SCRIPT = """
+import importlib
+for pair in sys.argv[1:]:
+    name, module = pair.split("=")
+    say(begin=name)
+    try:
+        importlib.import_module(module)
+    except BaseException as error:
+        say(error=name, type=type(error).__name__, text=str(error)[:400])
+    else:
+        say(done=name)
+files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+    files |= {line.rstrip("\\n").split(maxsplit=5)[-1] for line in maps if ".so" in line}
+folders = {}
+for file in sorted(file for file in files if isinstance(file, str) and os.path.isabs(file)):
+    folder, _, name = file.rpartition("/")
+    folders.setdefault(folder, []).append(name)
+say(read=folders)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A package that cannot be imported, and why."""
+
+    name: str
+    reason: str
+
+
+def try_all(situation: Situation, chains: Mapping[str, dict[str, str]], *, remember: bool = True) -> list[Trial]:
+    """The packages of all chains that cannot be imported, two chains at a time; chains that could before are not tried again
+    while every file that they have read is the same.
+
+    Args:
+        chains: by a name of theirs: distribution -> module.
+        remember: whether answers are taken from the cache and kept there.
+    """
+    stale = {name: chain for name, chain in chains.items() if chain and not (remember and known_good(situation, name, chain))}
+    environ = situation.machine.environ
+
+    def attempt(item: tuple[str, dict[str, str]]) -> tuple[list[Trial], dict[str, list[str]]]:
+        return try_chain(item[1], environ)
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(attempt, stale.items()))
+    for (name, chain), (failures, files) in zip(stale.items(), answers, strict=True):
+        if remember and not failures and files:
+            answer = {"files": files, "state": state(situation.machine, files)}
+            situation.cache.put("imports", *_key(situation.machine, name, chain), answer=answer)
+    return [trial for failures, _ in answers for trial in failures]
+
+
+def known_good(situation: Situation, name: str, chain: dict[str, str]) -> bool:
+    """Whether this chain was imported before, and nothing that it then read has changed."""
+    answer = situation.cache.get("imports", *_key(situation.machine, name, chain))
+    return (
+        isinstance(answer, dict)
+        and isinstance(answer.get("files"), dict)
+        and answer.get("state") == state(situation.machine, answer["files"])
+    )
+
+
+def _key(machine: Machine, name: str, chain: dict[str, str]) -> tuple[object, ...]:
+    """What tells one environment from another; what changes within one is in `state`."""
+    variables = sorted((key, value) for key, value in machine.environ.items() if key.startswith(VARIABLES))
+    return (sys.executable, sys.version, name, sorted(chain.items()), str(machine.root) == "/", variables)
+
+
+def state(machine: Machine, files: Mapping[str, list[str]]) -> str:
+    """A digest of size and time of change of every file, by folder, and of the loader's tables; 5 ms for 3,000 files."""
+    parts = [_facts(str(machine.path(table))) for table in TABLES]
+    for folder, names in files.items():
+        parts += [_facts(f"{folder}/{name}") for name in names]
+    for folder in machine.environ.get("LD_LIBRARY_PATH", "").split(":"):
+        parts.append(_facts(folder) if folder else "")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _facts(path: str) -> str:
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return "none"
+    return f"{facts.st_size} {facts.st_mtime_ns}"
+
+
+def try_chain(chain: dict[str, str], environ: Mapping[str, str] | None = None) -> tuple[list[Trial], dict[str, list[str]]]:
+    """Imports a chain of packages in one process; a crash or a hang is blamed on the package that was begun last,
+    and the rest goes on in another process.
+
+    Args:
+        chain: distribution -> module.
+        environ: of the process.
+
+    Returns:
+        What failed, and the files that were read, by folder (of the last process: all of them when nothing failed).
+    """
+    failures: list[Trial] = []
+    files: dict[str, list[str]] = {}
+    left = dict(chain)
+    while left:
+        probe = run_probe(_SCRIPT, *(f"{name}={module}" for name, module in left.items()), seconds=LIMIT, environ=environ)
+        begun = ""
+        for line in probe.lines:
+            begun = line.get("begin", begun)
+            files = line.get("read", files)
+            if "error" in line:
+                failures.append(Trial(line["error"], f"{line['type']}: {line['text']}"))
+            if "error" in line or "done" in line:
+                left.pop(begun, None)
+        if probe.end and left:
+            blamed = begun if begun in left else next(iter(left))
+            failures.append(Trial(blamed, f"the import ended with {probe.end} {probe.stderr}".rstrip()))
+            left.pop(blamed)
+        elif probe.end and begun:
+            files = {}  # all were imported, but the process did not end well: nothing that deserves to be remembered
+        elif left:
+            break
+    return failures, files

@@ -1,0 +1,105 @@
+"""Real imports in processes of their own: who is to blame, and what is remembered."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from cadmllm.doctor import imports
+from cadmllm.doctor.cache import Cache
+from cadmllm.doctor.check import Situation
+from cadmllm.doctor.imports import state, try_all, try_chain
+from cadmllm.doctor.machine import Machine
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Packages that break in a way of their own when a probe imports them."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def make(name: str, source: str) -> None:
+        (tmp_path / f"{name}.py").write_text(source)
+
+    return make
+
+
+def test_each_failure_is_blamed_on_its_package_and_the_rest_goes_on(fake):
+    fake("fine_one", "print('chatter on import')")
+    fake("gone_bad", "import does_not_exist")
+    fake("crasher", "import os\nos.kill(os.getpid(), 11)")
+    fake("quitter", "import sys\nsys.exit(4)")
+    fake("fine_two", "")
+    fake("aborter", "import os, sys\nprint('last words', file=sys.stderr, flush=True)\nos._exit(7)")
+    chain = {name: name for name in ("fine_one", "gone_bad", "crasher", "quitter", "fine_two", "aborter")}
+    failures, _ = try_chain(chain)
+    assert [trial.name for trial in failures] == ["gone_bad", "crasher", "quitter", "aborter"]
+    reasons = {trial.name: trial.reason for trial in failures}
+    assert reasons["gone_bad"] == "ModuleNotFoundError: No module named 'does_not_exist'"
+    assert "SIGSEGV" in reasons["crasher"]
+    assert "SystemExit: 4" in reasons["quitter"]
+    assert reasons["aborter"] == "the import ended with exit code 7 last words"
+
+
+def test_a_hanging_package_is_stopped(fake, monkeypatch):
+    monkeypatch.setattr(imports, "LIMIT", 1.0)
+    fake("sleeper", "import time\ntime.sleep(60)")
+    fake("fine_one", "")
+    failures, _ = try_chain({"sleeper": "sleeper", "fine_one": "fine_one"})
+    assert [trial.name for trial in failures] == ["sleeper"]
+    assert "no answer within 1 s" in failures[0].reason
+
+
+def test_every_file_and_library_that_was_read_is_told(fake, tmp_path):
+    fake("reader", "import sqlite3, helper")
+    fake("helper", "")
+    failures, files = try_chain({"reader": "reader"})
+    assert failures == []
+    assert {"reader.py", "helper.py"} <= set(files[str(tmp_path)])
+    libraries = [f"{folder}/{name}" for folder, names in files.items() for name in names if ".so" in name]
+    assert any("libc" in path for path in libraries)
+    assert any("_sqlite3" in path for path in libraries)
+    assert all(os.path.isabs(folder) for folder in files)
+
+
+def test_one_that_ends_badly_after_its_import_is_not_remembered(fake):
+    fake("late_crash", "import atexit, os\natexit.register(os._exit, 9)")
+    assert try_chain({"late_crash": "late_crash"}) == ([], {})
+
+
+def test_the_state_changes_with_each_thing_an_import_rests_on(tmp_path):
+    module, library, table = tmp_path / "m.py", tmp_path / "lib" / "x.so", tmp_path / "etc" / "ld.so.cache"
+    for path in (module, library, table):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("1")
+    machine = Machine(tmp_path, {"LD_LIBRARY_PATH": str(tmp_path / "lib")})
+    files = {str(tmp_path): ["m.py"], str(tmp_path / "lib"): ["x.so"]}
+    seen = {state(machine, files)}
+    changes = [
+        lambda: module.write_text("22"),
+        lambda: library.write_text("22"),
+        lambda: library.unlink(),
+        lambda: table.write_text("22"),
+        lambda: (tmp_path / "lib" / "libstdc++.so.6").write_text("a newer one"),
+    ]
+    for number, change in enumerate(changes, 2):
+        change()
+        seen.add(state(machine, files))
+        assert len(seen) == number
+    assert state(machine, files) in seen, "nothing has changed since"
+
+
+def test_environments_do_not_share_answers(fake, tmp_path, monkeypatch):
+    fake("plain", "")
+    tried: list[str] = []
+    true = imports.try_chain
+    monkeypatch.setattr(imports, "try_chain", lambda chain, environ: tried.append(environ["HF_HOME"]) or true(chain, environ))
+
+    def attempt(home: str) -> None:
+        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "HF_HOME": home, "TERM": home}
+        situation = Situation(None, machine=Machine(tmp_path, environ), cache=Cache(tmp_path / "cache.json"))
+        assert try_all(situation, {"one": {"plain": "plain"}}) == []
+
+    for home in ("a", "a", "b", "a", "b"):
+        attempt(home)
+    assert tried == ["a", "b"]
