@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cadmllm.commands._options import Shared
     from cadmllm.console import Console
     from cadmllm.corpus.layout import DataSet
-    from cadmllm.doctor.check import Intent
+    from cadmllm.doctor.check import Intent, Situation
     from cadmllm.settings import Settings
     from cadmllm.train.keeper import StageResult
     from cadmllm.train.loop import RunResult
@@ -50,6 +50,7 @@ def train(
     resolved, console = shared.resolve(), shared.console
     settings = resolved.settings
     from cadmllm.doctor.check import Intent
+    from cadmllm.doctor.since import facts_of
     from cadmllm.train.launch import alone
 
     intent = Intent(resume, overwrite, from_scratch)
@@ -63,12 +64,14 @@ def train(
         if world.size > 1 and not dry_run:
             first = world.on_main(lambda: examined(settings, numbers, intent, console, skip_doctor))
         # the main process brings the index up to date, the others then find it so
-        found = world.on_main(lambda: stack.enter_context(opened(settings, numbers, console, first)))
+        known = first.dataset if first and not skip_doctor and not settings.data.synthetic else None
+        found = world.on_main(lambda: stack.enter_context(opened(settings, numbers, console, known)))
         settings, dataset = found or stack.enter_context(opened(settings, numbers, console))
         if dry_run:
             options = {"from_scratch": from_scratch, "resume": resume, "overwrite": overwrite}
             console.json({"stages": loop.dry_run(settings, numbers, dataset, console, **options)})
             return
+        facts = facts_of(first) if first else {}  # before anything of it changes under the run
         try:
             result = loop.train(
                 settings,
@@ -86,6 +89,8 @@ def train(
         except KeyboardInterrupt:
             console.warn(f"stopped at once: the steps since the newest save will be made again: {_again(settings, numbers)}")
             raise typer.Exit(Exit.INTERRUPTED) from None
+        if first:
+            remember(resolved.settings, facts, result, console)
     report(result, settings, numbers, console)
     if result.exit_code is not Exit.DONE:
         raise typer.Exit(result.exit_code)
@@ -119,19 +124,33 @@ def _usage(message: str, remedy: str) -> CadmllmError:
     return CadmllmError("E105", message, remedy, exit_code=Exit.USAGE)
 
 
-def examined(settings: Settings, numbers: list[int], intent: Intent, console: Console, skip: bool) -> DataSet | None:
-    """The doctor's quick part; the data set that it has opened, if it did.
+def examined(settings: Settings, numbers: list[int], intent: Intent, console: Console, skip: bool) -> Situation:
+    """The doctor's quick part, and the situation that it has seen.
 
     Raises:
         CadmllmError: what the doctor found, when that keeps the run from being ready.
     """
     if skip:
+        from cadmllm.doctor.check import Situation
+
         console.note("doctor: not asked (--skip-doctor)")
-        return None
+        return Situation(settings, tuple(numbers), intent=intent, console=console)
     from cadmllm.commands.doctor import before_training
 
-    situation = before_training(settings, numbers, intent, console)
-    return None if settings.data.synthetic else situation.dataset
+    return before_training(settings, numbers, intent, console)
+
+
+def remember(settings: Settings, facts: dict[str, Any], result: RunResult, console: Console) -> None:
+    """Keep the fingerprint of what has gone well, for `doctor` to compare the next run with."""
+    from cadmllm.train.fingerprint import keep
+
+    finished = [stage.number for stage in result.stages if stage.finished]
+    if not finished:
+        return
+    try:
+        keep(settings, facts, finished)
+    except CadmllmError as error:  # the stages are saved; this must not make a failure of them
+        console.warn(f"the fingerprint of this run is not kept: {error.code} {error.message} ({error.remedy})")
 
 
 @contextlib.contextmanager

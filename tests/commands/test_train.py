@@ -114,6 +114,9 @@ def test_the_doctor_is_asked_first_unless_told_otherwise(world: Path, tmp_path: 
     said = capsys.readouterr().err
     assert re.search(r"^doctor: ready.*\(\d+ checks, .*s\)$", said, re.MULTILINE)
     assert said.index("doctor: ready") < said.index("step 3/3")
+    (good,) = json.loads((tmp_path / "run" / "fingerprint.json").read_text())["good"]
+    assert good["stages"] == [1]
+    assert good["facts"]["data"]
     assert _run("stage1", *_options(world, tmp_path / "other"), "--skip-doctor") == 0
     said = capsys.readouterr().err
     assert "doctor: not asked (--skip-doctor)\n" in said
