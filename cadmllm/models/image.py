@@ -71,7 +71,7 @@ def build_image_encoder(settings: Settings) -> tuple[ImageEncoder, int, bool]:
     """(encoder, width of a feature, whether it is frozen) by `settings.model.image_encoder`.
 
     Raises:
-        CadmllmError: E502 when DINOv2 cannot be loaded; E102 for an impossible `model.image_tokens`.
+        CadmllmError: E502 when DINOv2 cannot be loaded, E507 when it lacks weights; E102 for an impossible `model.image_tokens`.
     """
     model = settings.model
     if model.image_encoder == "tiny":
@@ -79,11 +79,16 @@ def build_image_encoder(settings: Settings) -> tuple[ImageEncoder, int, bool]:
         return encoder, encoder.width, False
     frozen = not model.train_encoders
     dtype = getattr(torch, settings.dtype) if frozen else torch.float32
-    encoder = ImageEncoder(_load_dino(model.image_encoder, dtype), model.image_tokens)
+    encoder = ImageEncoder(load_dino(model.image_encoder, dtype), model.image_tokens)
     return encoder, encoder.width, frozen
 
 
-def _load_dino(name: str, dtype: torch.dtype) -> Dinov2Model:
+def load_dino(name: str, dtype: torch.dtype) -> Dinov2Model:
+    """DINOv2 from a hub name or a folder, its weights in `dtype`.
+
+    Raises:
+        CadmllmError: E502 when it cannot be loaded, E507 when it lacks weights.
+    """
     from transformers import AutoConfig, Dinov2Config, Dinov2Model
 
     folder = Path(name).expanduser()
@@ -103,13 +108,13 @@ def _load_dino(name: str, dtype: torch.dtype) -> Dinov2Model:
     dino, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
-        raise _refused(name, f"its weights lack {missing[0]} and {len(missing) - 1} more")
+        raise _refused(name, f"its weights lack {missing[0]} and {len(missing) - 1} more", "E507")
     return dino
 
 
-def _refused(name: str, reason: str) -> CadmllmError:
+def _refused(name: str, reason: str, code: str = "E502") -> CadmllmError:
     return CadmllmError(
-        "E502",
+        code,
         f"image encoder {name}: {reason}",
         "give a hub name or a local folder of DINOv2: `--set model.image_encoder=facebook/dinov2-large`,"
         " or train the small one that needs no download: `--set model.image_encoder=tiny`",

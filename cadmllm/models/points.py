@@ -145,7 +145,7 @@ class MichelangeloEncoder(nn.Module):
             where: what to call it in messages.
 
         Raises:
-            CadmllmError: E502 naming the key that is missing, unknown or of the wrong shape.
+            CadmllmError: E507 naming the key that is missing, unknown or of the wrong shape, E508 one that is not finite.
         """
         parts = _encoder_part(state, where)
         query = _sized(parts, "encoder.query", 2, where)
@@ -155,19 +155,19 @@ class MichelangeloEncoder(nn.Module):
         layers = 1 + max((int(match[1]) for match in found if match), default=-1)
         heads = max(1, width // HEAD_WIDTH) if heads is None else heads
         if width % heads:
-            raise _refused(where, f"width {width} is not a multiple of {heads} heads")
+            raise _refused(where, f"width {width} is not a multiple of {heads} heads", "E507")
         with torch.device("meta"):
             model = cls(query[0], width, inner, heads, layers)
         wanted = {name: value.shape for name, value in model.state_dict().items()}
         for name in sorted(wanted.keys() | parts.keys()):
             if name not in parts:
-                raise _refused(where, f"{name} is missing")
+                raise _refused(where, f"{name} is missing", "E507")
             if name not in wanted:
-                raise _refused(where, f"{name} is unknown")
+                raise _refused(where, f"{name} is unknown", "E507")
             if parts[name].shape != wanted[name]:
-                raise _refused(where, f"{name} has shape {tuple(parts[name].shape)}, not {tuple(wanted[name])}")
+                raise _refused(where, f"{name} has shape {tuple(parts[name].shape)}, not {tuple(wanted[name])}", "E507")
             if not bool(parts[name].isfinite().all()):
-                raise _refused(where, f"{name} holds numbers that are not finite")
+                raise _refused(where, f"{name} holds numbers that are not finite", "E508")
         model.load_state_dict({name: value.float() for name, value in parts.items()}, assign=True)
         return model.eval()
 
@@ -186,24 +186,24 @@ def _encoder_part(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
         name = key.removeprefix(LIGHTNING_PREFIX)
         if name.startswith("encoder."):
             if not isinstance(value, Tensor) or not value.is_floating_point():
-                raise _refused(where, f"{name} is not a tensor of numbers")
+                raise _refused(where, f"{name} is not a tensor of numbers", "E507")
             parts[name] = value
         elif not name.startswith(VAE_PARTS):
-            raise _refused(where, f"{name} is unknown")
+            raise _refused(where, f"{name} is unknown", "E507")
     return parts
 
 
 def _sized(parts: Mapping[str, Tensor], name: str, dimensions: int, where: str) -> tuple[int, ...]:
     if name not in parts:
-        raise _refused(where, f"{name} is missing")
+        raise _refused(where, f"{name} is missing", "E507")
     if parts[name].ndim != dimensions or min(parts[name].shape) == 0:
-        raise _refused(where, f"{name} has shape {tuple(parts[name].shape)}, not {dimensions} dimensions")
+        raise _refused(where, f"{name} has shape {tuple(parts[name].shape)}, not {dimensions} dimensions", "E507")
     return tuple(parts[name].shape)
 
 
-def _refused(where: str, reason: str) -> CadmllmError:
+def _refused(where: str, reason: str, code: str = "E502") -> CadmllmError:
     return CadmllmError(
-        "E502",
+        code,
         f"Michelangelo point encoder {where}: {reason}",
         f"get the file from {DOWNLOAD} and name it with `--set model.points_checkpoint=FILE`,"
         " or train the encoder that needs no file: `--set model.points_encoder=fourier`",
@@ -214,14 +214,14 @@ def load_michelangelo(path: Path) -> MichelangeloEncoder:
     """The encoder of a `.pt` state dict or a Lightning `.ckpt`, on the CPU in float32. No pickled code is run.
 
     Raises:
-        CadmllmError: E502 naming what is wrong with the file.
+        CadmllmError: E502 when there is no file of plain tensors, E507 and E508 when they are not the encoder's.
     """
     if not path.is_file():
         raise _refused(str(path), "there is no such file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except pickle.UnpicklingError as error:
-        raise _refused(str(path), "it is not a plain file of tensors (loading it would run code)") from error
+        raise _refused(str(path), f"it is not a plain file of tensors (loading it would run code{_calls(path)})") from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError, IndexError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise _refused(str(path), f"it is broken or not a PyTorch file ({reason})") from error
@@ -230,6 +230,15 @@ def load_michelangelo(path: Path) -> MichelangeloEncoder:
     if not isinstance(state, Mapping):
         raise _refused(str(path), f"it holds a {type(state).__name__}, not a state dict")
     return MichelangeloEncoder.from_state_dict(state, where=str(path))
+
+
+def _calls(path: Path) -> str:
+    """What a pickle would call, read without calling it: ': os.system'."""
+    try:
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError):
+        return ""  # the older format: torch names only the first, in its own words
+    return f": {', '.join(names[:3])}" if names else ""
 
 
 def farthest_points(points: Tensor, count: int) -> Tensor:
@@ -294,7 +303,7 @@ def build_points_encoder(settings: Settings) -> tuple[nn.Module, int, bool]:
     """(encoder, width of a feature, whether it is frozen) by `settings.model.points_encoder`.
 
     Raises:
-        CadmllmError: E502 when Michelangelo's file is missing or wrong; E102 when `model.point_tokens` cannot be had.
+        CadmllmError: E502, E507, E508 when Michelangelo's file is missing or wrong; E102 when `model.point_tokens` cannot be had.
     """
     model = settings.model
     if model.points_encoder == "fourier":

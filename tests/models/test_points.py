@@ -25,12 +25,12 @@ def fresh_state(queries: int = 5, width: int = 16, layers: int = 2) -> dict[str,
     return {name: torch.randn_like(value) * 0.2 for name, value in model.state_dict().items()}
 
 
-def refused(state: object, tmp_path: Path, name: str) -> None:
+def refused(state: object, tmp_path: Path, name: str, code: str = "E507") -> None:
     """Refused from a file, naming `name`."""
     torch.save(state, tmp_path / "encoder.pt")
     with pytest.raises(CadmllmError) as caught:
         load_michelangelo(tmp_path / "encoder.pt")
-    assert caught.value.code == "E502"
+    assert caught.value.code == code
     assert name in caught.value.message
     assert DOWNLOAD in caught.value.remedy
     assert "model.points_encoder=fourier" in caught.value.remedy
@@ -90,11 +90,11 @@ def test_keys_that_are_missing_unknown_or_of_another_shape_are_named(tmp_path: P
     refused(state | {"decoder.weight": torch.zeros(2)}, tmp_path, "decoder.weight")
     refused(state | {"encoder.extra": torch.zeros(2)}, tmp_path, "encoder.extra")
     refused(state | {key: torch.zeros(3)}, tmp_path, key)
-    refused(state | {key: torch.full((64,), math.nan)}, tmp_path, key)
+    refused(state | {key: torch.full((64,), math.nan)}, tmp_path, key, "E508")
     refused(state | {key: "no tensor"}, tmp_path, key)
     refused(state | {"encoder.query": torch.zeros(3)}, tmp_path, "encoder.query")
     refused({}, tmp_path, "encoder.query")
-    refused([1, 2], tmp_path, "list")
+    refused([1, 2], tmp_path, "list", "E502")
 
 
 def test_a_file_that_is_no_state_dict(tmp_path: Path):
@@ -107,6 +107,9 @@ def test_a_file_that_is_no_state_dict(tmp_path: Path):
         with pytest.raises(CadmllmError) as caught:
             load_michelangelo(tmp_path / "bad.pt")
         assert caught.value.code == "E502"
+    torch.save({"encoder.query": Trap()}, tmp_path / "bad.pt")
+    with pytest.raises(CadmllmError, match=r"would run code: .*pathlib"):
+        load_michelangelo(tmp_path / "bad.pt")
     assert not (tmp_path / "ran").exists()
     with pytest.raises(CadmllmError, match="no such file"):
         load_michelangelo(tmp_path / "absent.pt")
