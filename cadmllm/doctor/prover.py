@@ -1,7 +1,8 @@
-"""The process that makes the proofs, seen from the doctor: asked for one after another, killed when it hangs. Standard library only."""
+"""The process that makes the proofs: asked for one at a time, killed when it hangs. Standard library only."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -110,12 +111,9 @@ class Prover:
         _kill(self._process)
         self._process.wait()
         self._ended = name
-        why = (
-            f"said nothing for {self.silent:.0f} s" if time.monotonic() < self.until else f"took over {self.longest:.0f} s in all"
-        )
-        remedy = (
-            f"make the other proofs: cadmllm doctor --deep --skip {name}; a disk or a GPU that hangs is said by: dmesg | tail"
-        )
+        late = time.monotonic() >= self.until
+        why = f"took over {self.longest:.0f} s in all" if late else f"said nothing for {self.silent:.0f} s"
+        remedy = f"make the other proofs: cadmllm doctor --deep --skip {name}; whether a disk or a GPU hangs says: dmesg | tail"
         return self._lost(name, f"{why} ({self._doing})", remedy)
 
     def _died(self, name: str) -> Outcome:
@@ -210,10 +208,8 @@ def _thread(stream: IO[str] | None, each: Callable[[str], None], end: Callable[[
 
 def _kill(process: subprocess.Popen[str]) -> None:
     """With its loader processes."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _end(process: subprocess.Popen[str], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The process that makes the proofs: a line of JSON with what is to be examined, then the name of a proof a line; ends with its input.
+"""The process that makes the proofs: told what to examine in a line of JSON, then the name of a proof a line.
 
 Each line it sends begins with `prover.MARK`: {"doing": text} as it goes on, {"proof": name, "outcome": {...}, "measured": {...}}
 when a proof is done. What goes wrong within one is an outcome of that one.
@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ def proved(name: str, bench: Bench) -> Outcome:
 
 
 @contextmanager
-def bench_of(asked: dict[str, Any]) -> Iterator[Bench]:
+def bench_of(asked: dict[str, Any]) -> Generator[Bench]:
     """What the first line asks for."""
     from cadmllm.doctor.proving.bench import Bench, Intent
     from cadmllm.settings import Settings
@@ -91,7 +91,7 @@ def bench_of(asked: dict[str, Any]) -> Iterator[Bench]:
 
 
 @contextmanager
-def opened(settings: Settings, stages: list[int], folder: Path) -> Iterator[tuple[Settings, DataSet]]:
+def opened(settings: Settings, stages: list[int], folder: Path) -> Generator[tuple[Settings, DataSet]]:
     """The run's data set; generated parts (`data.synthetic`) are made beside the proofs' folder.
 
     Raises:
@@ -112,8 +112,16 @@ def opened(settings: Settings, stages: list[int], folder: Path) -> Iterator[tupl
     with tempfile.TemporaryDirectory(prefix="parts-", dir=folder) as place:
         say(doing=f"making {count} parts")
         kernel, points, views = settings.kernel, "point_cloud" in shown, "image" in shown
-        told = {"timeout": kernel.timeout, "advance": lambda n: say(doing="making parts")}
-        write_dataset(Path(place), count, settings.train.seed, points, views, kernel.workers, **told)
+        write_dataset(
+            Path(place),
+            count,
+            settings.train.seed,
+            points,
+            views,
+            kernel.workers,
+            timeout=kernel.timeout,
+            advance=lambda n: say(doing="making parts"),
+        )
         nowhere = dict.fromkeys(("txt", "json_", "img", "points", "train", "val", "test", "exclude", "features"))
         data = settings.data.model_copy(update={"root": Path(place), "index": Path(place) / ".index", **nowhere})
         yield settings.model_copy(update={"data": data}), open_dataset(data)

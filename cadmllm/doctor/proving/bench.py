@@ -170,7 +170,7 @@ class Taken:
     Attributes:
         steps: optimizer steps done.
         tokens: computed in the largest micro-batch, and in the shorter one (0: there is none).
-        documents, supervised: samples and supervised tokens of the worst micro-batch.
+        documents, supervised, clouds, views: samples, supervised tokens, clouds and views of the worst micro-batch.
         combinations: what its samples show, in all.
         peak, shorter: bytes at the most; reserved: what the allocator held (0 on a CPU).
         losses: of the steps.
@@ -185,6 +185,8 @@ class Taken:
     tokens: tuple[int, int] = (0, 0)
     documents: int = 0
     supervised: int = 0
+    clouds: int = 0
+    views: int = 0
     combinations: tuple[str, ...] = ()
     peak: int = 0
     shorter: int = 0

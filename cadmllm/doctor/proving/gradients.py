@@ -27,18 +27,17 @@ def prove(bench: Bench) -> Outcome:
     if strayed := sorted(moved - trained.keys()):
         message = f"frozen, and yet moved by two steps: {_some(strayed)}"
         remedy = (
-            "report this with: cadmllm doctor --deep --json; until then train.compile=false and train.optimizer=adamw may help"
+            "--set train.compile=false --set train.optimizer=adamw; if it stays, report it with: cadmllm doctor --deep --json"
         )
         findings.append(Finding("E862", Level.FAIL, NAME, message, remedy))
     if stuck := sorted((trained.keys() & had) - moved):
         rate = bench.stage.lr
         message = f"{len(stuck)} of {len(trained)} trained tensors have gradients but did not move in two steps: {_some(stuck)}"
-        remedy = f"raise the rate (stages.{bench.stage.number}.lr is {rate:g}): --set stages.{bench.stage.number}.lr={max(1e-5, 10 * rate):g}"
+        key = f"stages.{bench.stage.number}.lr"
+        remedy = f"raise the rate ({key} is {rate:g}): --set {key}={max(1e-5, 10 * rate):g}"
         findings.append(Finding("E862", Level.FAIL, NAME, message, remedy))
     frozen = len(found.before) - len(trained)
-    summary = (
-        f"{len(had)} of {len(trained)} trained tensors have gradients and move, {frozen} frozen ones are the same to the bit"
-    )
+    summary = f"{len(had)} of {len(trained)} trained tensors have gradients and move, {frozen} frozen ones do not by a bit"
     if found.unjudged:
         summary += f"; not shown: {', '.join(found.unjudged)}"
     return Outcome(summary, tuple(findings), details=_details(bench, found, moved))

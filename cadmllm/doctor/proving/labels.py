@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cadmllm.corpus.batch import Encoded
     from cadmllm.corpus.types import Batch
     from cadmllm.doctor.proving.bench import Bench
+    from cadmllm.models.fusion import CadMLLM
 
 NAME = "labels"
 LOOKED_AT = 256  # ids that are looked through for one that shows a mix
@@ -36,7 +37,8 @@ def prove(bench: Bench) -> Outcome:
     features = _features(bench, batch)
     if features:
         problems.append((samples[0], features))
-    remedy = f"look at the sample (cadmllm data show {{}} --root {bench.settings.data.root}) and report this: cadmllm doctor --deep --json"
+    root = bench.settings.data.root
+    remedy = f"look at it: cadmllm data show {{}} --root {root}; and report this with: cadmllm doctor --deep --json"
     findings = tuple(
         Finding("E863", Level.FAIL, NAME, f"{e.sample.id} ({e.sample.combination}): {text}", remedy.format(e.sample.id))
         for e, text in problems[:6]
@@ -44,9 +46,7 @@ def prove(bench: Bench) -> Outcome:
     details = tuple(line for e, row in zip(samples, rows, strict=True) for line in rendered(bench, e, *row))
     absent = sorted(set(_mixes(bench)) - {e.sample.combination for e in samples})
     supervised = sum(len(e.sample.target) for e in samples if e.sample.target is not None)
-    summary = (
-        f"{len(samples)} modality mixes decode: {supervised} supervised tokens are their targets, features stand in their places"
-    )
+    summary = f"{len(samples)} modality mixes decode: {supervised} supervised tokens are their targets, features in their places"
     if absent:
         summary += f"; no sample shows {', '.join(absent)}"
     return Outcome(summary, findings, details=details)
@@ -91,7 +91,7 @@ def documents(batch: Batch) -> list[tuple[list[int], list[int], list[int]]]:
     if batch.documents:
         parts = (batch.input_ids[0], batch.labels[0], batch.position_ids[0])
         cut = [part.split(batch.documents) for part in parts]
-        return [tuple(piece.tolist() for piece in pieces) for pieces in zip(*cut, strict=True)]  # ty: ignore[invalid-return-type]
+        return [tuple(piece.tolist() for piece in pieces) for pieces in zip(*cut, strict=True)]
     rows = []
     for ids, labels, positions, mask in zip(batch.input_ids, batch.labels, batch.position_ids, batch.attention_mask, strict=True):
         kept = mask.bool()
@@ -185,7 +185,7 @@ def _kind(token: int, label: int, text_size: int) -> str:
     return {text_size + ADDED.index(POINTS): "point_cloud", text_size + ADDED.index(IMAGE): "image"}.get(token, "item")
 
 
-def _piece(kind: str, ids: list[int], model) -> str:
+def _piece(kind: str, ids: list[int], model: CadMLLM) -> str:
     if kind == "text":
         return str(model.tokenizer.decode(ids, skip_special_tokens=False))
     if kind in ("point_cloud", "image"):

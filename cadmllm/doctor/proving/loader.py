@@ -22,7 +22,7 @@ TRIED = (0, 2, 4, 8)  # loader processes that are tried when those of the settin
 LONGEST = 6.0  # seconds a measurement takes, about
 FEWEST = 3  # windows of one, at least
 SPARE = 1.1  # times the needed rate that a number of workers has to reach to be recommended
-WAITS = 0.1  # share of the time that may be spent waiting: the run page warns from there on
+WAITS = 0.2  # share of the time that may be spent waiting; files are colder here than in later epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,16 @@ def prove(bench: Bench) -> Outcome:
     findings: tuple[Finding, ...] = ()
     if share > WAITS:
         for workers in TRIED:
-            if workers != own and workers <= max(1, _cores() - 1):
+            if workers != own and workers <= _cores() - (bench.device.type == "cpu"):  # a CPU computes, too
                 bench.say(f"reading with {workers} workers")
                 found.append(measure(bench, workers))
                 if workers and found[-1].samples_per_s >= SPARE * needed:
                     break
         findings = tuple(_finding(bench, found, needed))
     bench.measured["loader"] = {"needed": needed, "rates": {rate.workers: rate.samples_per_s for rate in found}}
-    summary = f"{own} workers give {found[0].samples_per_s:,.0f} samples/s, training takes {needed:,.1f}: it waits {share:.0%} of the time"
+    summary = (
+        f"{own} workers give {found[0].samples_per_s:,.0f} samples/s, training takes {needed:,.1f}: {share:.0%} of its time waits"
+    )
     details = tuple(f"{rate.workers} workers: {rate.samples_per_s:,.1f} samples/s ({rate.samples} samples)" for rate in found)
     return Outcome(summary, findings, details=details)
 
@@ -80,20 +82,19 @@ def _finding(bench: Bench, found: list[Rate], needed: float) -> list[Finding]:
 
 
 def measure(bench: Bench, workers: int) -> Rate:
-    """Samples a second of `windows.iterate`, from the second window on (starting processes takes time once), read from the disk."""
+    """Samples a second of `windows.iterate`, read from the disk; with workers from the second window on, as they start once."""
     session = bench.session
     windows = session.windows
     first = _fresh_start(bench, workers)
     forget(bench, range(first, min(first + 64, len(windows))))
     ahead = workers * session.settings.train.prefetch  # windows that were read while the first was waited for
     source = iter(iterate(windows, first, workers, session.settings.train.prefetch))
-    samples, count, began = 0, 0, time.perf_counter()
-    for window in source:
+    samples, began = 0, time.perf_counter()
+    for count, window in enumerate(source, 1):
         loaded = sum(len(batch.ids) for batch in window.batches)
-        if count == 0 and workers and first + ahead + FEWEST < len(windows):
+        if count == 1 and workers and first + ahead + FEWEST < len(windows):
             began, loaded = time.perf_counter(), 0
         samples += loaded
-        count += 1
         if count > ahead + FEWEST and time.perf_counter() - began >= LONGEST:
             break
     del source  # its processes end

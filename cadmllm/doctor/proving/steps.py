@@ -11,6 +11,7 @@ from cadmllm.doctor.check import Finding, Level, Outcome
 from cadmllm.doctor.proving.taking import taken
 from cadmllm.errors import CadmllmError
 from cadmllm.plan.memory import fitting, predict
+from cadmllm.plan.moving import Shown
 from cadmllm.plan.parts import UnknownShape
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def free_bytes(bench: Bench) -> int:
 def _planned(bench: Bench, found: Taken) -> Memory | None:
     widths = bench.cached.widths if bench.cached else ()
     try:
-        return predict(bench.settings, bench.stage.number, tokens=found.tokens[0], device=bench.device.type, from_store=widths)
+        shown = Shown(found.supervised, found.clouds, found.views)
+        number, device = bench.stage.number, bench.device.type
+        return predict(bench.settings, number, tokens=found.tokens[0], device=device, from_store=widths, shown=shown)
     except UnknownShape:
         return None
 
@@ -144,7 +147,7 @@ def _summary(found: Taken, planned: Memory | None, slope: int | None, most: int 
 def _details(bench: Bench, found: Taken, planned: Memory | None, slope: int | None, free: int) -> tuple[str, ...]:
     lines = [
         f"stage {bench.stage.number} from {bench.start.checkpoint or bench.settings.model.llm} ({bench.start.reason})",
-        f"shown: {', '.join(found.combinations)}; supervised {found.supervised:,}; loss {', '.join(f'{x:.3f}' for x in found.losses)}",
+        f"shown: {', '.join(found.combinations)}; {found.supervised:,} supervised tokens",
         f"peak {gib(found.peak)} of {gib(free)} free" + (f", {gib(found.reserved)} reserved" if found.reserved else ""),
     ]
     if slope is not None:

@@ -49,6 +49,8 @@ def _take(bench: Bench) -> Taken:
         tokens=(worst_one.computed, 0 if less is None else less.computed),
         documents=len(worst_one.ids),
         supervised=worst_one.supervised,
+        clouds=sum(worst_one.cloud_counts),
+        views=sum(worst_one.image_counts),
         combinations=tuple(sorted(set(worst_one.combinations))),
     )
     # with several micro-batches a step, the fullest is computed while gradients of another are there already

@@ -41,20 +41,20 @@ def read(bench: Bench, id_: str, shown: str, place: int) -> Encoded | None:
 
 
 def longest(bench: Bench) -> list[Encoded]:
-    """The longest samples of the stage, longest first, at most as many as an optimizer step has, and each modality among them."""
+    """The longest samples of the stage, longest first, each modality among them; and behind them some of the shortest."""
     session = bench.session
     window = session.windows.window
     ids = session.data.train_ids
-    costs = (
-        (cost_of(bench.dataset, bench.settings, id_, shown), id_, shown) for id_ in ids if (shown := combination_of(bench, id_))
-    )
-    chosen = heapq.nlargest(SPARE * window, costs)
+    shows = ((id_, combination_of(bench, id_)) for id_ in ids)
+    costs = [(cost_of(bench.dataset, bench.settings, id_, shown), id_, shown) for id_, shown in shows]
+    # the shortest, too: they fill the room that long ones leave, and make the shorter micro-batch
+    chosen = dict.fromkeys([*heapq.nlargest(SPARE * window, costs), *heapq.nsmallest(window, costs)])
     found = [e for place, (_, id_, shown) in enumerate(chosen) if (e := read(bench, id_, shown, place)) is not None]
     found.sort(key=len, reverse=True)
     lacking = set(bench.stage.modalities) - {part for e in found[:window] for part in e.sample.combination.split("+")}
     for part in sorted(lacking):
         more = _showing(bench, part)
-        found = found[:window] if more is None else [more, *found[: window - 1]]
+        found = found if more is None else [more, *found]
     if not found:
         remedy = f"look at the data: cadmllm data check {bench.settings.data.root}"
         raise CadmllmError("E406", f"no sample of {bench.settings.data.root} can be read", remedy)
