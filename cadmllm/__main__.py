@@ -7,18 +7,24 @@ import sys
 
 
 def main() -> int:
-    """Runs the command line; says what to install where not even Typer is there."""
+    """Runs the command line; where it cannot be loaded, `doctor` still answers and every other command says E802."""
     # OpenMP threads that spin at every barrier make a step 15 times slower beside another process; read when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # a moment: the next loop usually comes within it
+    argv = sys.argv[1:]
+    if "doctor" in argv:
+        from cadmllm.doctor import first
+
+        if first.asked_for(argv) and not first.shell_works():
+            return first.answer(argv)
     try:
         from cadmllm import cli
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "cadmllm":
+    except Exception as error:  # a package that is broken may raise anything while it is imported
+        from cadmllm.doctor import first
+
+        if not first.culprit(error):
             raise
-        print(f"error: E802 {error.name} is not installed", file=sys.stderr)
-        print(f"hint: {sys.executable} -m pip install {error.name}", file=sys.stderr)
-        return 1
+        return first.answer(argv, error) if "doctor" in argv else first.refuse(argv, error)
     return cli.main()
 
 

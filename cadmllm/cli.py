@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cadmllm import __version__
-from cadmllm.commands import _options, config, convert, data, doctor, infer, report, train
+from cadmllm.commands import _options, config, convert, data, doctor, infer, plan, report, train
 from cadmllm.console import Console
 from cadmllm.errors import CadmllmError, Exit
 
 if TYPE_CHECKING:
     import typer.core
 
-COMMANDS = (doctor, data, train, report, infer, convert, config)
+COMMANDS = (doctor, data, plan, train, report, infer, convert, config)
 
 
 def build() -> typer.core.TyperGroup:
@@ -99,10 +99,7 @@ def _run(args: list[str], console: Console) -> int:
             raise stop.__context__ from None
         return stop.code if isinstance(stop.code, int) else Exit.DONE
     except ImportError as error:
-        if shared.command == "doctor":  # Typer reads options with pydantic: doctor must answer without both
-            return doctor.examine(shared, None)
-        console.error(_import_error(error))
-        return Exit.USER
+        return _not_imported(error, shared, args)
     except OSError as error:
         if error.errno in _DISK:
             console.error(_disk_error(error))
@@ -110,8 +107,19 @@ def _run(args: list[str], console: Console) -> int:
         console.error(_internal(error, args))
         return Exit.INTERNAL
     except Exception as error:  # the process boundary: whatever was not foreseen becomes E901, never a raw traceback
+        from cadmllm.doctor import first
+
+        if first.culprit(error):  # a broken package may raise anything while it is imported
+            return _not_imported(error, shared, args)
         console.error(_internal(error, args))
         return Exit.INTERNAL
+
+
+def _not_imported(error: Exception, shared: _options.Shared, args: list[str]) -> int:
+    """A package cannot be imported. Typer reads options with pydantic, and doctor must answer without both."""
+    from cadmllm.doctor import first
+
+    return first.answer(args, error) if shared.command == "doctor" else first.refuse(args, error)
 
 
 _DISK = {
@@ -121,11 +129,6 @@ _DISK = {
     errno.EPERM: ("E822", "choose a folder that you may write to"),
     errno.EROFS: ("E822", "choose a folder that can be written to"),
 }
-
-
-def _import_error(error: ImportError) -> CadmllmError:
-    name = f"{error.name}: " if error.name and error.name not in str(error) else ""
-    return CadmllmError("E802", f"a package cannot be imported: {name}{error}", "cadmllm doctor says which, and what mends it")
 
 
 def _disk_error(error: OSError) -> CadmllmError:

@@ -9,9 +9,9 @@ from cadmllm.doctor import compiler, pairs
 from cadmllm.doctor.check import Check, Finding, Fix, Level, Outcome, Situation
 from cadmllm.doctor.imports import Trial, try_all
 from cadmllm.doctor.installed import inventory
-from cadmllm.doctor.ranges import HEAVY, LIGHT, SHELL, Extra, optional, pip_command, required_ranges, pinned_versions
+from cadmllm.doctor.ranges import HEAVY, LIGHT, SHELL, Extra, optional, pinned_versions, pip_command, required_ranges
 from cadmllm.doctor.requirement import in_range, normal, parse_version
-from cadmllm.doctor.shadows import Shadow, copies, copy_finding, shadow_finding, shadows
+from cadmllm.doctor.shadows import Shadow, copies, copy_finding, local, shadow_finding, shadows
 
 # a package that fails beside one that it needs is not a finding of its own: the one cause is said once
 NEEDS = {
@@ -111,7 +111,7 @@ def check_packages(situation: Situation) -> Outcome:
         name: {package: module for package, module in chain.items() if package not in missing or package in hidden}
         for name, chain in (("heavy", heavy), ("shell", SHELL), ("light", LIGHT))
     }
-    trials = {trial.name: trial for trial in try_all(situation, there, remember=not hidden)}
+    trials = {trial.name: trial for trial in try_all(situation, there, remember=not local(hidden.values()))}
     broken = missing | trials.keys()
     situation.broken |= {modules[name].partition(".")[0] for name in broken}
     given = situation.machine.environ.get("PYTHONPATH", "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -45,6 +45,11 @@ def shadows(situation: Situation, modules: Mapping[str, str]) -> tuple[Shadow, .
     stock = inventory(situation)
     given = situation.machine.environ.get("PYTHONPATH", "")
     return situation.once("shadows", lambda: (*_standard(stock, given), *_packages(stock, modules)))
+
+
+def local(found: Iterable[Shadow]) -> bool:
+    """Whether one of them lies in the working folder: what is imported here says nothing about other folders."""
+    return any(str(shadow.taken.parent) == os.getcwd() for shadow in found)
 
 
 def _packages(stock: Inventory, modules: Mapping[str, str]) -> list[Shadow]:

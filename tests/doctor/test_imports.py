@@ -67,26 +67,40 @@ def test_one_that_ends_badly_after_its_import_is_not_remembered(fake):
     assert try_chain({"late_crash": "late_crash"}) == ([], {})
 
 
-def test_the_state_changes_with_each_thing_an_import_rests_on(tmp_path):
+def test_the_state_changes_with_each_thing_an_import_rests_on(tmp_path, monkeypatch):
     module, library, table = tmp_path / "m.py", tmp_path / "lib" / "x.so", tmp_path / "etc" / "ld.so.cache"
     for path in (module, library, table):
         path.parent.mkdir(exist_ok=True)
         path.write_text("1")
-    machine = Machine(tmp_path, {"LD_LIBRARY_PATH": str(tmp_path / "lib")})
+    path, here = tmp_path / "path", tmp_path / "here"
+    path.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    environ = {"LD_LIBRARY_PATH": str(tmp_path / "lib"), "PYTHONPATH": str(path)}
     files = {str(tmp_path): ["m.py"], str(tmp_path / "lib"): ["x.so"]}
-    seen = {state(machine, files)}
+
+    def now() -> str:
+        return state(Situation(None, machine=Machine(tmp_path, environ)), files)
+
+    seen = {now()}
     changes = [
         lambda: module.write_text("22"),
         lambda: library.write_text("22"),
         lambda: library.unlink(),
         lambda: table.write_text("22"),
         lambda: (tmp_path / "lib" / "libstdc++.so.6").write_text("a newer one"),
+        lambda: (path / "yaml.py").write_text("in the way"),
+        lambda: (path / "torchvision-0.1.dist-info").mkdir(),
+        lambda: (here / "regex.py").write_text("in the way"),
     ]
     for number, change in enumerate(changes, 2):
         change()
-        seen.add(state(machine, files))
+        seen.add(now())
         assert len(seen) == number
-    assert state(machine, files) in seen, "nothing has changed since"
+    for name in ("notes.txt", "train_my_model.py"):
+        (here / name).write_text("hides nothing")
+    (path / "data").mkdir()
+    assert now() in seen, "nothing that matters has changed since"
 
 
 def test_environments_do_not_share_answers(fake, tmp_path, monkeypatch):

@@ -204,10 +204,10 @@ def test_a_file_in_the_working_folder_is_to_be_renamed(stubs, small, tmp_path):
     assert looked.broken == {"rich"}
 
 
-def test_a_checkout_on_the_path_that_imports_deserves_a_warning_and_is_not_remembered(stubs, small, tmp_path):
-    folder, _, situation = stubs
-    (folder / "rich").mkdir()
-    (folder / "rich" / "__init__.py").write_text("")
+def test_a_checkout_in_the_working_folder_that_imports_deserves_a_warning_and_is_not_remembered(stubs, small, tmp_path):
+    _, _, situation = stubs
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich" / "__init__.py").write_text("")
     (finding,) = check_packages(situation()).findings
     assert (finding.level, finding.code) == ("warn", "E802")
     assert not (tmp_path / "cache.json").exists()
