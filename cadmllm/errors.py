@@ -94,6 +94,8 @@ CODES: dict[str, str] = {
     "E462": "a cloud that belongs to another program",
     "E463": "programs that say the same",
     "E464": "many targets are too long for the settings",
+    "E465": "fewer training samples than one optimizer step takes",
+    "E466": "many samples lack what the stage shows",
     "E470": "cached features are stale",
     "E471": "cached features are missing or broken",
     "E472": "features of an encoder that is being trained cannot be cached",

@@ -11,7 +11,10 @@ _PROGRAM = f"correct the file, get it again from where the data set comes from, 
 _CLOUDS = "make the clouds anew: `cadmllm data prepare ROOT --out DIR --points`, then `--set data.points=DIR/pcd`"
 _VIEWS = "make the views anew: `cadmllm data prepare ROOT --out DIR --views`, then `--set data.img=DIR/img`"
 _WAIT = "wait for the download's end, then look again: `cadmllm data check ROOT`"
-_POINTS_FILE = "download the file that the message links and name it: `--set model.points_checkpoint=FILE`"
+_POINTS_FILE = (  # the link of the training guide
+    "download https://drive.google.com/file/d/1wzfa4EoijmyfTpLPfma9r03wvQ_mbjFD/view and name it: "
+    "`--set model.points_checkpoint=FILE`"
+)
 _OWN_ENCODERS = "the encoders that need no file: `--set model.points_encoder=fourier`, `--set model.image_encoder=tiny`"
 _LESS_MEMORY = (
     "what fits is written into cadmllm.toml by `cadmllm doctor --apply`; by hand, in this order: "
@@ -101,6 +104,8 @@ REMEDIES: dict[str, str] = {
     "`cadmllm data prepare ROOT --out DIR --points`",
     "E463": "keep them on one side of the split: `cadmllm data split ROOT`",
     "E464": "make room: `--set train.max_seq_length=4096`; how long targets are: `cadmllm data stats ROOT`",
+    "E465": "take fewer samples a step: `--set train.accumulation=1`, `--set train.batch_size=1`",
+    "E466": "make what is missing: `cadmllm data prepare ROOT --out DIR --points --views`; or wait for the download to end",
     "E470": "make them anew, with the options of the training: `cadmllm data encode ROOT --out DIR --overwrite`; or encode what "
     "has changed: `cadmllm data encode ROOT --out DIR`",
     "E471": "encode what is missing: `cadmllm data encode ROOT --out DIR`; mend what is damaged: "
@@ -120,7 +125,8 @@ REMEDIES: dict[str, str] = {
     "`cadmllm train stage1 --resume`",
     "E504": "give the model settings that the checkpoint was made with (`cadmllm config show --origin`), or train the stage "
     "anew: `cadmllm train stage1 --overwrite`",
-    "E505": "see which files are damaged: `hf cache verify NAME`; download them again: `hf download NAME --force-download`",
+    "E505": "download the damaged files again: `hf cache verify NAME` says which, `hf download NAME --force-download` brings "
+    f"them; Michelangelo: {_POINTS_FILE}; a checkpoint of yours: take the one before it: `--resume_from_ckpt FOLDER`",
     "E506": "get all files from one place: `hf download NAME --force-download`; a folder of your own: copy config.json, "
     "tokenizer.json and the weights from the same model",
     "E507": f"{_POINTS_FILE}; or train {_OWN_ENCODERS}",

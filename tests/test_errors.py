@@ -114,3 +114,10 @@ def test_the_torch_of_remedies_is_the_one_that_the_tests_run_with():
     pinned = re.search(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert pinned is not None
     assert f"torch=={pinned.group(1)}+cu130" in REMEDIES["E812"]
+
+
+def test_the_link_of_michelangelo_is_the_one_that_is_printed():
+    source = (ROOT / "cadmllm" / "models" / "points.py").read_text(encoding="utf-8")  # importing it would import torch
+    link = re.search(r'^DOWNLOAD = "(.+)"$', source, re.MULTILINE)
+    assert link is not None
+    assert all(link.group(1) in REMEDIES[code] for code in ("E502", "E505", "E507"))
