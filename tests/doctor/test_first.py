@@ -17,10 +17,6 @@ from cadmllm.doctor.first import answer, asked_for, checks, culprit, describe, s
 BROKEN = {
     "typer raises": ("typer", "raise RuntimeError('typer is\\nbroken')", "typer is broken"),
     "typer is missing": ("typer", "raise ModuleNotFoundError('No module named typer', name='typer')", "No module named typer"),
-        "typer",
-        "raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')",
-        "No module named 'typer'",
-    ),
     "typer lacks a name": ("typer", "", "has no attribute"),
     "pydantic_core of another release": (
         "pydantic_core",
