@@ -1,0 +1,187 @@
+"""The run fits: memory of every stage against this card (or this machine's RAM), time, disk and energy. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cadmllm.doctor.cards import card_of
+from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
+from cadmllm.errors import CadmllmError
+from cadmllm.plan.sizes import GIB
+from cadmllm.plan.table import grouped
+from cadmllm.plan.whole import Place, Plan, StagePlan, gib, make, said_of
+
+if TYPE_CHECKING:
+    from cadmllm.corpus.layout import DataSet
+    from cadmllm.doctor.machine import Machine
+    from cadmllm.plan.timing import Workload
+    from cadmllm.settings import Settings
+
+NAME = "plan"
+PYTHON = GIB  # bytes that Python, torch and a loader take of main memory beside tensors: an assumption
+_MEMINFO = re.compile(r"^(MemTotal|MemAvailable):\s+(\d+) kB", re.MULTILINE)
+
+
+def check_fit(situation: Situation) -> Outcome:
+    """Plan the run, keep it in `situation.plan`, and judge whether it fits."""
+    settings = situation.needed
+    place = place_of(situation)
+    works, cut, lacking = expected(situation)
+    from cadmllm.doctor.workload import newest_records
+
+    records = newest_records(settings.run.dir / "metrics.jsonl")
+    plan = make(settings, situation.stages, place, works, records=records, cut=cut)
+    situation.plan.update(plan.as_dict(settings))
+    if plan.unknown:
+        return Outcome(skipped=f"{plan.unknown}; its config.json says it, once the model is on this machine")
+    findings = [*_judge(plan), *_judge_ram(plan, situation.machine)]
+    return Outcome(_summary(plan), tuple(findings), details=tuple(_details(plan, lacking)))
+
+
+def place_of(situation: Situation) -> Place | None:
+    """The card that the settings name, or main memory where a CPU would train; None where that is not known."""
+    device = situation.needed.device
+    card = card_of(situation)
+    if card is not None:
+        return Place(card.name, card.total, card.free, "cuda", "NVML", card.limit) if card.total else None
+    return main_memory(situation.machine) if device in ("cpu", "auto") else None
+
+
+def main_memory(machine: Machine) -> Place | None:
+    """Main memory as /proc/meminfo says it; None where there is none to read."""
+    found = {name: int(number) * 1024 for name, number in _MEMINFO.findall(machine.text("proc/meminfo"))}
+    if "MemTotal" not in found:
+        return None
+    return Place("main memory", found["MemTotal"], found.get("MemAvailable", found["MemTotal"]), "cpu", "/proc/meminfo")
+
+
+def expected(situation: Situation) -> tuple[dict[int, Workload] | None, Callable[[int], float] | None, str]:
+    """What the stages compute by the index, the share of targets that shorter sequences cut, and why neither is known."""
+    if situation.needed.data.synthetic:
+        return None, None, "parts will be generated: their number of tokens is not known before"
+    try:
+        return *of_data(situation.dataset, situation.needed, situation.stages), ""
+    except CadmllmError as error:  # the check of the data says it
+        return None, None, f"no data set: {error.message}"
+
+
+def of_data(dataset: DataSet, settings: Settings, stages: tuple[int, ...]) -> tuple[dict[int, Workload], Callable[[int], float]]:
+    """What the stages compute, and the share of targets that sequences of so many tokens would cut, of the worst stage.
+
+    Raises:
+        CadmllmError: E407.
+    """
+    from cadmllm.doctor.workload import share_cut, workload
+
+    works = {stage: workload(dataset, settings, stage) for stage in stages}
+    return works, lambda tokens: max(share_cut(dataset, settings, stage, tokens) for stage in stages)
+
+
+def sentence(plan: dict[str, Any]) -> str:
+    """'about 3.4 h (2.6 h to 5.4 h), 5.2 GiB of disk', for the last line of a ready doctor; '' without a plan."""
+    from cadmllm.plan.timing import Time
+
+    if not plan:
+        return ""
+    told = plan["time"]
+    time = Time(told["low"], told["likely"], told["high"], told["source"])
+    disk = f"{gib(plan['disk_bytes'])} of disk"
+    return f"{said_of(time)}, {disk}" if time.known else f"{disk}, {said_of(time)}"
+
+
+def _summary(plan: Plan) -> str:
+    worst = plan.worst
+    assert worst is not None, "a plan without a stage is unknown"
+    against = "" if plan.place is None else f" of {gib(plan.place.total)} ({plan.place.name})"
+    time = said_of(plan.time)
+    return f"{gib(worst.peak)}{against} with {worst.memory.tokens:,} tokens a micro-batch, {time}, {gib(plan.disk)} of disk"
+
+
+def _details(plan: Plan, lacking: str) -> list[str]:
+    lines = [lacking] if lacking else []
+    for stage in plan.stages:
+        groups = grouped(stage.memory, "card" if stage.memory.total else "ram")
+        parts = ", ".join(f"{name} {size:.2f}" for name, size in groups.items())
+        lines.append(f"stage {stage.stage}: {gib(stage.peak)}: {parts}")
+        lines.append(f"stage {stage.stage}: {said_of(stage.time)} ({stage.time.source})")
+    return lines
+
+
+def _judge(plan: Plan) -> list[Finding]:
+    """What stands or a single sample must fit; the largest micro-batch should (training cuts it until it does)."""
+    place, worst = plan.place, plan.worst
+    if place is None or worst is None or place.kind == "cpu":
+        return []
+    have = f"the {place.name} has {gib(place.total)}, {gib(place.free)} of them free"
+    remedy = _remedy(plan)
+    if worst.smallest > place.free:
+        what = _too_much(worst, worst.standing > place.free)
+        if worst.smallest <= place.total:
+            remedy = f"close what else uses the GPU: nvidia-smi; or {remedy}"
+        return [Finding("E813", Level.FAIL, NAME, f"{what}; {have}", remedy)]
+    if worst.peak > place.free:
+        message = (
+            f"stage {worst.stage} takes {gib(worst.peak)} with {worst.memory.tokens:,} tokens a micro-batch, by arithmetic; "
+            f"{have}: training will cut micro-batches until they fit"
+        )
+        return [Finding("E813", Level.WARN, NAME, message, remedy)]
+    return []
+
+
+def _too_much(stage: StagePlan, standing: bool) -> str:
+    if standing:
+        return (
+            f"stage {stage.stage} needs {gib(stage.standing)} before the first activation "
+            "(weights, what trains them, CUDA), by arithmetic"
+        )
+    return f"stage {stage.stage} needs {gib(stage.smallest)} for a single sample of the longest, by arithmetic"
+
+
+def _remedy(plan: Plan) -> str:
+    """The settings that make it fit, as an edit that can be made or undone."""
+    found = plan.way
+    if found.fits and found.options:
+        commands = " and ".join(change.command for change in found.changes if change.command)
+        return f"{found.options}{f' after {commands}' if commands else ''} (cadmllm plan --apply writes it)"
+    if found.model:
+        return f"{found.options}, the largest model that fits" + (f"; or --preset {found.preset}" if found.preset else "")
+    return f"--preset {found.preset}" if found.preset else "--preset tiny, which a CPU trains"
+
+
+def _judge_ram(plan: Plan, machine: Machine) -> list[Finding]:
+    """What is kept in main memory must fit there: all of it on a CPU, the embedding and offloaded activations beside a card."""
+    ram, worst = main_memory(machine), plan.worst
+    if ram is None or worst is None:
+        return []
+    on_cpu = plan.place is None or plan.place.kind == "cpu"
+    if on_cpu and plan.place is None:
+        return []  # a card is asked for that is not there: another check says so
+    need = PYTHON + worst.memory.ram
+    have = f"there are {gib(ram.total)}, {gib(ram.free)} of them free"
+    what = f"stage {worst.stage} takes {gib(need)} of main memory, by arithmetic"
+    smaller = "--set train.batch_size=1 --set train.gradient_checkpointing=true, or --preset tiny" if on_cpu else _less_ram(plan)
+    if need > ram.total:
+        return [Finding("E814", Level.FAIL, NAME, f"{what}; {have}", smaller)]
+    if need > ram.free:
+        return [Finding("E814", Level.WARN, NAME, f"{what}; {have}", f"close other programs (free -h); or {smaller}")]
+    return []
+
+
+def _less_ram(plan: Plan) -> str:
+    worst = plan.worst
+    assert worst is not None
+    offloaded = any(row.place == "ram" and row.name.startswith(("inputs", "activations")) for row in worst.memory.lines)
+    return "--set train.offload_activations=false" if offloaded else "--set model.embedding_device=auto"
+
+
+CHECKS = (
+    Check(
+        NAME,
+        "every stage fits the memory there is; how long the run takes and what it writes",
+        ("E813", "E814"),
+        check_fit,
+        group="plan",
+    ),
+)
