@@ -6,7 +6,7 @@ import difflib
 import time
 from collections.abc import Callable, Sequence
 
-from cadmllm.doctor import checkpoints, data, disk, features, gpu, logging, packages, start, system
+from cadmllm.doctor import checkpoints, data, disk, features, fit, gpu, logging, packages, start, system
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Report, Situation
 from cadmllm.errors import CadmllmError, Exit
 
@@ -22,6 +22,7 @@ CHECKS: tuple[Check, ...] = (
     *system.LATER,
     *logging.CHECKS,
     *disk.CHECKS,
+    *fit.CHECKS,
 )
 
 
