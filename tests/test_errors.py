@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import re
 import shlex
@@ -66,14 +67,21 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
+@functools.cache
+def program():
+    """The Typer app, built once."""
+    from cadmllm.cli import build
+
+    return build()
+
+
 def parsed(line: str):
     """The shared options of a command line, after Typer has parsed the rest as the program would."""
     import typer.core
 
-    from cadmllm.cli import build
     from cadmllm.commands._options import split
 
-    root = build()
+    root = program()
     rest, shared = split(root, shlex.split(line)[1:])
     place: object = root
     while isinstance(place, typer.core.TyperGroup):
