@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cadmllm.corpus.findings import Gathering
     from cadmllm.corpus.index import Index
     from cadmllm.corpus.readiness import StageReport
+    from cadmllm.corpus.roster import Ids
     from cadmllm.settings import DataSettings, Settings
 
 VIEWS = 8  # of an id, in the Omni-CAD layout
@@ -47,10 +48,11 @@ def folders_that_lack(settings: Settings, folders: Folders, stage: int, found: G
         where = given[name] or defaults[0]
         level = "fail" if name in ("txt", "json") else "warn" if name in needed else "info"
         missing = "does not exist" if not where.exists() else "is not a folder"
-        found.add("E401", level, str(where), f"{where} {missing}: there are no {_WHAT[name]}", _make(settings, name))
+        found.add("E401", level, str(where), f"{where} {missing}: there are no {_WHAT[name]}", how_to_make(settings, name))
 
 
-def _make(settings: Settings, name: str) -> str:
+def how_to_make(settings: Settings, name: str) -> str:
+    """The command that makes what a folder ('txt', 'json', 'img', 'points') should hold."""
     from cadmllm.corpus.remedies import Place
 
     words = Place(settings.data.root).words
@@ -110,6 +112,17 @@ def _again(index: Index) -> Iterator[tuple[str, str]]:
         digest = int(text, 16)
         if digest in several and first.setdefault(digest, id_) != id_:
             yield id_, first[digest]
+
+
+def held_out_again(index: Index, train: Ids, held_out: Ids) -> tuple[int, str]:
+    """(held-out programs whose very commands and values are trained on, the first of them); all digests are read."""
+    sql = "SELECT id, json_extract(facts, '$.digest') FROM items WHERE kind = ? AND code IS NULL ORDER BY id"
+    rows = [(id_.encode(), int(text, 16)) for id_, text in index.db.execute(sql, (Kind.PROGRAM,)) if text]
+    names = np.array([name for name, _ in rows], dtype=np.bytes_)
+    digests = np.array([digest for _, digest in rows], dtype=np.uint64)
+    trained = digests[np.isin(names, train.names)]
+    twice = names[np.isin(names, held_out.names) & np.isin(digests, trained)]
+    return len(twice), bytes(twice[0]).decode() if len(twice) else ""
 
 
 def sequences(index: Index, settings: Settings, stages: dict[int, StageReport], stage: int, found: Gathering) -> None:

@@ -35,6 +35,8 @@ PAGE = 1000
 _STAMP = "? || ' ' || p.stamp || ' ' || COALESCE(c.stamp, '-')"
 _JOINED = f"items p LEFT JOIN items c ON c.kind = {int(Kind.CLOUD)} AND c.id = p.id AND c.code IS NULL"
 _WANTED = f"p.kind = {int(Kind.PROGRAM)} AND p.code IS NULL AND p.examined = 1"
+_INTERSECTS = "COALESCE(json_extract(p.facts, '$.operations.intersect'), 0) > 0"
+_ROWS = f"SELECT p.id, p.place, c.place, json_extract(p.facts, '$.box'), {_INTERSECTS}, {_STAMP} FROM {_JOINED}"
 _UNKNOWN = f"NOT EXISTS(SELECT 1 FROM items d WHERE d.kind = {int(Kind.DEEP)} AND d.id = p.id)"
 
 
@@ -217,16 +219,39 @@ def deep_check(index: Index, *, workers: int, timeout: float, console: Console) 
     return DeepReport(todo, total - todo, found, index.db.execute(compared, (Kind.DEEP,)).fetchone()[0])
 
 
+def look_at(index: Index, ids: Iterable[str], *, clouds: bool, workers: int, timeout: float) -> Iterator[tuple[str, Facts]]:
+    """(id, what the kernel found) of some ids, in no order; nothing is kept. Whoever stops asking ends the work.
+
+    Args:
+        index: up to date.
+        ids: of programs that can be used; others are passed over.
+        clouds: compare them with what was built.
+        workers: kernel processes.
+        timeout: s a program may take.
+
+    Raises:
+        CadmllmError: E301 without a kernel.
+    """
+    rows = (row for id_ in ids for row in index.db.execute(f"{_ROWS} WHERE {_WANTED} AND p.id = ?", (RULES, id_)))
+    tasks = (_task(row if clouds else (*row[:2], None, *row[3:]), timeout) for row in rows)
+    with Crew[tuple[str, str, Facts]](workers, timeout, preload=("cadmllm.corpus.deep",)) as crew:
+        for id_, _, facts in crew.run(tasks, ordered=False):
+            yield id_, facts
+
+
 def _tasks(index: Index, timeout: float) -> Iterator[_Task]:
     """The programs that are to be built, a page at a time (they leave the query's result while it runs)."""
-    intersects = "COALESCE(json_extract(p.facts, '$.operations.intersect'), 0) > 0"
-    fields = f"p.id, p.place, c.place, json_extract(p.facts, '$.box'), {intersects}, {_STAMP}"
-    sql = f"SELECT {fields} FROM {_JOINED} WHERE {_WANTED} AND {_UNKNOWN} AND p.id > ? ORDER BY p.id LIMIT {PAGE}"
+    sql = f"{_ROWS} WHERE {_WANTED} AND {_UNKNOWN} AND p.id > ? ORDER BY p.id LIMIT {PAGE}"
     after = ""
     while page := index.db.execute(sql, (RULES, after)).fetchall():
-        for id_, program, cloud, box, bound, stamp in page:
-            yield _Task(id_, stamp, Look(program, cloud, json.loads(box) if box else None, timeout, bool(bound)))
+        yield from (_task(row, timeout) for row in page)
         after = page[-1][0]
+
+
+def _task(row: tuple, timeout: float) -> _Task:
+    """Of a row of `_ROWS`."""
+    id_, program, cloud, box, bound, stamp = row
+    return _Task(id_, stamp, Look(program, cloud, json.loads(box) if box else None, timeout, bool(bound)))
 
 
 def _store(index: Index, results: Iterable[tuple[str, str, Facts]], total: int, console: Console) -> None:

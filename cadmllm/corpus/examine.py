@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import cadmllm
-from cadmllm.cad import omnicad, tokens
+from cadmllm.cad import omnicad
 from cadmllm.cad.bounds import program_box
 from cadmllm.cad.program import Arc, Circle, ExtentType, Operation, Program
 from cadmllm.cad.vocabulary import VOCABULARY
@@ -41,6 +41,8 @@ def examine_program(path: Path) -> Facts:
         ([x, y, z] mm of the program's box), `box` (the recorded bounding box, low then high corner, mm, or None).
         Flaws: E201 to E214, E410, E420 to E422, E424.
     """
+    from cadmllm.cad import tokens  # its tables take a moment to make, and mostly nothing is new
+
     notes: list[str] = []
     left_out: list[str] = []
     try:

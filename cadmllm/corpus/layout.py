@@ -94,6 +94,10 @@ class DataSet:
             have.append("image")
         return frozenset(have)
 
+    def lengths(self, ids: Ids) -> np.ndarray:
+        """int32 [len(ids)], tokens of the target of each of `ids` (a part of `self.ids`); 0 where its program cannot be used."""
+        return self._roster.lengths[np.searchsorted(self.ids.names, ids.names)]
+
     def length(self, id_: str) -> int:
         """Tokens of the id's target, end token included; 0 when its program cannot be used."""
         at = self.ids.place(id_)
@@ -210,11 +214,14 @@ class DataSet:
         flag = {"point_cloud": roster.CLOUD, "image": roster.VIEWS}[modality]
         return Ids(ids.names[self._roster.flags[np.searchsorted(self.ids.names, ids.names)] & flag > 0])
 
+    def shows(self, ids: Ids) -> dict[str, np.ndarray]:
+        """By 'point_cloud' and 'image': bool [len(ids)], which of `ids` (a part of `self.ids`) have it, as far as known."""
+        at = np.searchsorted(self.ids.names, ids.names)
+        return {name: self._roster.can_show(name)[at] for name in ("point_cloud", "image")}
+
     def modality_counts(self, ids: Ids) -> Counter[str]:
         """How many of `ids` (a part of `self.ids`) have 'text', 'point_cloud' and 'image', but for what is known to be broken."""
-        at = np.searchsorted(self.ids.names, ids.names)
-        counts = {name: int(self._roster.can_show(name)[at].sum()) for name in ("point_cloud", "image")}
-        return Counter({"text": len(ids)} | counts)
+        return Counter({"text": len(ids)} | {name: int(there.sum()) for name, there in self.shows(ids).items()})
 
     def split(self) -> tuple[Ids, Ids]:
         """(training ids, held-out ids), both sorted, without overlap; ids for evaluation are in neither.

@@ -60,8 +60,9 @@ def _of_folders(index: Index) -> list[Loss]:
 def _of_ids(index: Index) -> list[Loss]:
     found = []
     known = "EXISTS(SELECT 1 FROM captions t WHERE t.id = i.id)"
-    sql = f"""SELECT code, COUNT(*), MIN(id) FROM items i INDEXED BY broken WHERE kind = ?1 AND code IS NOT NULL AND {known}
-              AND (kind = ?2 OR EXISTS(SELECT 1 FROM items p WHERE p.kind = ?2 AND p.id = i.id)) GROUP BY code ORDER BY 2 DESC, 1"""
+    also = "(kind = ?2 OR EXISTS(SELECT 1 FROM items p WHERE p.kind = ?2 AND p.id = i.id))"
+    sql = f"""SELECT code, COUNT(*), MIN(id) FROM items i INDEXED BY broken WHERE kind = ?1 AND code IS NOT NULL
+              AND {known} AND {also} GROUP BY code ORDER BY 2 DESC, 1"""
     for kind in (Kind.PROGRAM, Kind.CLOUD, Kind.VIEWS):
         for code, count, first in index.db.execute(sql, (kind, Kind.PROGRAM)).fetchall():
             flaw = "SELECT path, message FROM flaws WHERE kind = ? AND owner = ? AND code = ? ORDER BY rowid LIMIT 1"

@@ -53,6 +53,50 @@ class StageReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Stock:
+    """What the roster tells of the training ids of a stage: columns, no walk over the index.
+
+    Attributes:
+        needs: the modalities that the stage shows.
+        longest: tokens that a target may have; below 1 where features and frame leave no room for one.
+        lengths: int32 [M], tokens of the target of each training id; 0 where its program cannot be used.
+        shows: by modality of `needs` but text, bool [M]: what is there and not known to be broken.
+    """
+
+    needs: tuple[str, ...]
+    longest: int
+    lengths: np.ndarray
+    shows: dict[str, np.ndarray]
+
+    @property
+    def fits(self) -> np.ndarray:
+        """bool [M], what is trained on: a program that can be used and a target that is not too long."""
+        return (self.lengths > 0) & (self.lengths <= self.longest)
+
+    @property
+    def too_long(self) -> int:
+        """Training ids whose target is too long."""
+        return int((self.lengths > self.longest).sum())
+
+
+def stocks_of(settings: Settings, dataset: DataSet) -> dict[int, Stock]:
+    """What each stage can train on, by number; under 0 that of a stage that would show everything, as stage 1 sees lengths.
+
+    Raises:
+        CadmllmError: E407 when a list of ids is unreadable or none of its ids is in the data set.
+    """
+    train = dataset.split()[0]
+    lengths, shows = dataset.lengths(train), dataset.shows(train)
+    stocks = {}
+    for stage in STAGES:
+        shares = settings.stages[stage].reached
+        needs = fit.shown(shares)
+        seen = {need: there for need, there in shows.items() if need in needs}
+        stocks[stage] = Stock(needs, fit.longest_target(settings, shares), lengths, seen)
+    return {0: Stock(("text", *shows), stocks[1].longest, lengths, shows), **stocks}
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """Which of the roster's ids count.
 
