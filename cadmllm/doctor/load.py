@@ -5,7 +5,7 @@ from __future__ import annotations
 from cadmllm.doctor.cards import Card, Holder, card_of
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.doctor.probe import Probe, run_probe
-from cadmllm.plan.memory import fitting, predict
+from cadmllm.plan.memory import predict
 from cadmllm.plan.parts import UnknownShape
 from cadmllm.plan.sizes import GIB
 
@@ -78,7 +78,7 @@ def plan_total(situation: Situation) -> int | None:
 
 
 def _judge_room(situation: Situation, card: Card) -> list[Finding]:
-    """A plan that fits the card and not what is free of it; one that does not fit the card is `memory`'s to say."""
+    """A plan that fits the card and not what is free of it; one beyond the card is for the check of the plan to say."""
     need, wsl = plan_total(situation), situation.machine.wsl
     if need is None or not card.total or need <= card.free:
         return []
@@ -89,8 +89,6 @@ def _judge_room(situation: Situation, card: Card) -> list[Finding]:
         if not wsl:
             large = [one for one in card.processes or () if (one.bytes or 0) >= HELD and not one.draws]
             remedy += ": " + (f"kill {' '.join(str(one.pid) for one in large)}" if large else "nvidia-smi lists it")
-        smaller = fitting(situation.needed, max(situation.stages, default=3), card.free)
-        remedy += f"; or {smaller}" if smaller else ""
         findings.append(Finding("E852", Level.WARN, "gpu-load", f"{numbers}: {held_by(card)}", remedy))
     if wsl:
         message = f"{numbers}, and under WSL what does not fit spills into main memory: about 10 times slower, with no error"
