@@ -6,7 +6,26 @@ import difflib
 import time
 from collections.abc import Callable, Sequence
 
-from cadmllm.doctor import checkpoints, data, disk, features, fit, gpu, logging, packages, start, system
+from cadmllm.doctor import (
+    checkpoints,
+    data,
+    datafiles,
+    disk,
+    features,
+    fit,
+    gpu,
+    growing,
+    load,
+    logging,
+    numerics,
+    packages,
+    proofs,
+    sequences,
+    since,
+    start,
+    system,
+    torchbuild,
+)
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Report, Situation
 from cadmllm.errors import CadmllmError, Exit
 
@@ -15,14 +34,22 @@ CHECKS: tuple[Check, ...] = (
     *system.CHECKS,
     *packages.CHECKS,
     *gpu.CHECKS,
+    *torchbuild.CHECKS,
+    *load.CHECKS,
+    *numerics.CHECKS,
     *checkpoints.CHECKS,
     *start.CHECKS,
     *data.CHECKS,
+    *sequences.CHECKS,
     *features.CHECKS,
+    *datafiles.CHECKS,
     *system.LATER,
     *logging.CHECKS,
     *disk.CHECKS,
     *fit.CHECKS,
+    *growing.CHECKS,
+    *since.CHECKS,
+    *proofs.CHECKS,
 )
 
 
