@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cadmllm.doctor import filesystems, wsl
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.doctor.filesystems import Mount
-from cadmllm.places import is_windows_path
+from cadmllm.places import is_windows_path, local_path
 
 if TYPE_CHECKING:
     from cadmllm.corpus.drive import Speed
@@ -93,8 +93,8 @@ def judge_path(place: Place, situation: Situation) -> Finding | None:
         remedy = rf"put it in single quotes: --set '{place.key}={text[:2]}\...'"
         return _misplaced(f"{named}: the shell has taken the backslashes of a Windows path away", remedy)
     if is_windows_path(text):
-        remedy = f"name it as Linux does: --set {place.key}=/mnt/{text[0].lower()}/..."
-        return _misplaced(f"{named} is a path of Windows", remedy)
+        here = shlex.quote(str(local_path(text, wsl=True)))
+        return _misplaced(f"{named} is a path of Windows", f"name it as Linux does: --set {place.key}={here}")
     if not wsl.version(machine):
         return None
     root = wsl.mount_root(machine).rstrip("/")
@@ -106,9 +106,8 @@ def judge_path(place: Place, situation: Situation) -> Finding | None:
     if not points or f"{root}/{letter}" in points:
         return None
     if f"{root}/{letter.lower()}" in points:
-        return _misplaced(
-            f"{named}: drives have small letters here", f"--set {place.key}={root}/{letter.lower()}{text[match.end() :]}"
-        )
+        small = f"{root}/{letter.lower()}{os.path.abspath(text)[match.end() :]}"
+        return _misplaced(f"{named}: drives have small letters here", f"--set {place.key}={shlex.quote(small)}")
     mount = f"sudo mkdir -p {root}/{letter.lower()} && sudo mount -t drvfs {letter.upper()}: {root}/{letter.lower()}"
     return _misplaced(f"{named}: drive {letter.upper()}: of Windows is not mounted in WSL", mount)
 

@@ -1,0 +1,157 @@
+"""Drives of Windows: told from the mount table, measured, translated; paths that only Windows understands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cadmllm.corpus import drive
+from cadmllm.doctor import drives, filesystems
+from cadmllm.doctor.cache import Cache
+from cadmllm.doctor.check import Level, Situation
+from cadmllm.doctor.filesystems import Mount, mount_of, mounts
+from cadmllm.doctor.machine import Machine
+from cadmllm.settings import Settings
+
+WSL2 = "Linux version 5.15.153.1-microsoft-standard-WSL2"
+TABLE = (
+    "/dev/sdc / ext4 rw,relatime 0 0\n"
+    "C:\\134 /mnt/c 9p rw,noatime,dirsync,aname=drvfs;path=C:\\;uid=1000;symlinkroot=/mnt/,trans=fd 0 0\n"
+    "drvfs /mnt/d 9p ro,aname=drvfs;path=D:\\ 0 0\n"
+    "server:/home /home nfs4 rw,vers=4.2 0 0\n"
+    "tmpfs /tmp\\040x tmpfs rw 0 0\n"
+    "store /work lustre rw 0 0\n"
+)
+
+
+def system(root: Path, mounted: str = TABLE, version: str = WSL2) -> Machine:
+    (root / "proc").mkdir(parents=True, exist_ok=True)
+    (root / "proc/version").write_text(version)
+    (root / "proc/mounts").write_text(mounted)
+    return Machine(root, {})
+
+
+def test_the_mount_table(tmp_path):
+    found = mounts(system(tmp_path))
+    assert [(mount.point, mount.kind) for mount in found] == [
+        ("/", "local"),
+        ("/mnt/c", "windows"),
+        ("/mnt/d", "windows"),
+        ("/home", "network"),
+        ("/tmp x", "memory"),
+        ("/work", "parallel"),
+    ]
+    assert [mount.point for mount in found if mount.readonly] == ["/mnt/d"]
+    elsewhere = mounts(system(tmp_path, "share /mnt/c 9p rw 0 0\n", "Linux version 6.1"))
+    assert elsewhere == [Mount("/mnt/c", "9p", "network")]  # a shared folder of a virtual machine
+    assert mounts(Machine(tmp_path / "absent", {})) == []
+
+
+def test_the_nearest_mount_counts_and_of_equal_ones_the_last():
+    table = [Mount("/", "ext4", "local"), Mount("/data", "nfs", "network"), Mount("/data", "xfs", "local")]
+    assert mount_of(Path("/data/a/b"), table) == table[2]
+    assert mount_of(Path("/database"), table) == table[0]
+    assert mount_of(Path("/data"), table[1:2]) == table[1]
+    assert mount_of(Path("/else"), table[1:]) is None
+
+
+def settings(root: Path) -> Settings:
+    return Settings(data={"root": root}, run={"dir": "/home/me/run"}, model={"llm": "tiny", "points_encoder": "fourier"})
+
+
+@pytest.mark.parametrize(
+    ("root", "words"),
+    [
+        ("/mnt/w/CMU Academics/Omni-CAD", "sudo mkdir -p /mnt/w && sudo mount -t drvfs W: /mnt/w"),
+        ("/mnt/C/data set", "--set data.root='/mnt/c/data set'"),
+        ("W:CMUAcademics", "single quotes"),
+        (r"W:\CMU\data", "--set data.root=/mnt/w/CMU/data"),
+        (r"\\wsl$\Ubuntu\home\me\data", "--set data.root=/home/me/data"),
+    ],
+)
+def test_paths_that_do_not_exist_here(tmp_path, root, words):
+    (finding,) = drives.check_drives(Situation(settings(Path(root)), machine=system(tmp_path))).findings
+    assert (finding.code, finding.level) == ("E831", Level.FAIL)
+    assert finding.message.startswith(f"data.root = {root}")
+    assert words in finding.remedy
+
+
+def test_a_folder_that_looks_like_a_drive_is_one_on_linux(tmp_path):
+    plain = system(tmp_path, version="Linux version 6.1")
+    assert drives.check_drives(Situation(settings(Path("/mnt/w/data")), machine=plain)).skipped == "not WSL"
+    assert drives.check_drives(Situation(settings(Path("/mnt/data")), machine=system(tmp_path))).level is Level.OK
+
+
+def test_data_on_a_fast_drive_is_measured_once(tmp_path, monkeypatch):
+    data = tmp_path / "set"
+    for number in range(3):
+        (data / "json").mkdir(parents=True, exist_ok=True)
+        (data / "json" / f"{number}.json").write_text("{}" * 500)
+    machine = system(tmp_path / "system", f"/dev/sdc / ext4 rw 0 0\nW:\\134 {data} 9p rw,aname=drvfs;path=W:\\ 0 0\n")
+    calls = []
+
+    def measure(files, *, budget):
+        calls.append((sorted(path.name for path in files), budget))
+        return drive.Speed(3, 3000, 0.01, 0.009)
+
+    monkeypatch.setattr(drive, "measure", measure)
+    cache = Cache(tmp_path / "doctor.json")
+    for _ in range(2):
+        outcome = drives.check_drives(Situation(settings(data), machine=machine, cache=cache))
+        assert outcome.level is Level.OK
+        assert outcome.summary == "data.root on a drive of Windows, read fast enough"
+        assert "300 files/s" in outcome.details[-1]
+    assert calls == [(["0.json", "1.json", "2.json"], drives.BUDGET)]
+
+
+def test_a_slow_base_model_is_worth_a_copy_where_loading_takes_long(tmp_path, monkeypatch):
+    base = tmp_path / "base model"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(bytes(2**20))
+    machine = system(
+        tmp_path / "system", f"W:\\134 {base} 9p rw,aname=drvfs;path=W:\\ 0 0\n".replace("base model", "base\\040model")
+    )
+    chosen = Settings(data={"synthetic": 4}, run={"dir": "/home/me/run"}, model={"llm": str(base), "points_encoder": "fourier"})
+    situation = Situation(chosen, machine=machine, cache=Cache(tmp_path / "doctor.json"))
+    monkeypatch.setattr(drive, "measure", lambda files, *, budget: drive.Speed(1, 2**20, 1.0, 0.01))
+    assert drives.check_drives(situation).level is Level.OK
+    monkeypatch.setattr(drives, "folder_bytes", lambda path: 2**30)
+    (finding,) = drives.check_drives(situation).findings
+    assert (finding.code, finding.level) == ("E832", Level.WARN)
+    assert "loading 1.0 GiB takes about 16.9 minutes longer" in finding.message
+    assert f"cp -r '{base}' ~/'base model' (1.0 GiB), then --set model.llm=~/'base model'" in finding.remedy
+
+
+def test_names_in_windows(tmp_path):
+    assert drives.windows_name(Path("/mnt/w/CMU Academics/set"), Mount("/mnt/w", "9p", "windows")) == r"W:\CMU Academics\set"
+    assert drives.windows_name(Path("/mnt/w"), Mount("/mnt/w", "9p", "windows")) == "W:\\"
+
+
+def test_the_sample_is_small_however_large_the_folder(tmp_path):
+    for kind in ("json", "img"):
+        for number in range(40):
+            folder = tmp_path / kind / f"{number % 4:04d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.x").write_bytes(b"x")
+    found = list(drives.sample(tmp_path))
+    assert {path.parent.parent.name for path in found} == {"json", "img"}
+    assert len(found) <= 2 * drives.FILES
+    single = tmp_path / "one.pt"
+    single.write_bytes(b"x")
+    assert list(drives.sample(single)) == [single]
+    assert list(drives.sample(tmp_path / "absent")) == []
+
+
+def test_sizes_of_files_and_folders(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b").write_bytes(bytes(100))
+    (tmp_path / "c").write_bytes(bytes(10))
+    (tmp_path / "d").symlink_to("nowhere")
+    assert drives.folder_bytes(tmp_path) == 110
+    assert drives.folder_bytes(tmp_path / "c") == 10
+
+
+def test_kinds_do_not_overlap():
+    assert not filesystems.NETWORK & filesystems.PARALLEL
+    assert not filesystems.MEMORY & (filesystems.NETWORK | filesystems.PARALLEL)
