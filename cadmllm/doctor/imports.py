@@ -23,13 +23,26 @@ TABLES = ("etc/ld.so.cache", "etc/ld.so.preload", "proc/driver/nvidia/version")
 
 _SCRIPT = """
 import importlib
+def blamed(error):
+    # the module that was being run when it was raised; one that is missing is to blame itself
+    found = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    trace = error.__traceback__
+    while trace is not None and not isinstance(error, ModuleNotFoundError):
+        code = trace.tb_frame.f_code
+        if code.co_name == "<module>" and not code.co_filename.startswith("<"):
+            found = str(trace.tb_frame.f_globals.get("__name__", ""))
+        trace = trace.tb_next
+    return found.partition(".")[0]
 for pair in sys.argv[1:]:
     name, module = pair.split("=")
     say(begin=name)
     try:
         importlib.import_module(module)
     except BaseException as error:
-        say(error=name, type=type(error).__name__, text=str(error)[:400])
+        root = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        say(error=name, type=type(root).__name__, text=str(root)[:400], blamed=blamed(root))
     else:
         say(done=name)
 files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
@@ -45,10 +58,11 @@ say(read=folders)
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A package that cannot be imported, and why."""
+    """A package that cannot be imported, why, and the top-level module that is to blame (empty: nobody knows)."""
 
     name: str
     reason: str
+    blamed: str = ""
 
 
 def try_all(situation: Situation, chains: Mapping[str, dict[str, str]], *, remember: bool = True) -> list[Trial]:
@@ -163,7 +177,7 @@ def try_chain(chain: dict[str, str], environ: Mapping[str, str] | None = None) -
             begun = line.get("begin", begun)
             files = line.get("read", files)
             if "error" in line:
-                failures.append(Trial(line["error"], " ".join(f"{line['type']}: {line['text']}".split())))
+                failures.append(Trial(line["error"], " ".join(f"{line['type']}: {line['text']}".split()), line["blamed"]))
             if "error" in line or "done" in line:
                 left.pop(begun, None)
         if probe.end and left:

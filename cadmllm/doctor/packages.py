@@ -9,7 +9,7 @@ from cadmllm.doctor import compiler, pairs
 from cadmllm.doctor.check import Check, Finding, Fix, Level, Outcome, Situation
 from cadmllm.doctor.imports import Trial, try_all
 from cadmllm.doctor.installed import inventory
-from cadmllm.doctor.ranges import HEAVY, LIGHT, SHELL, Extra, optional, pinned_versions, pip_command, required_ranges
+from cadmllm.doctor.ranges import HEAVY, LIGHT, REQUIRED, SHELL, Extra, optional, pinned_versions, pip_command, required_ranges
 from cadmllm.doctor.requirement import in_range, normal, parse_version
 from cadmllm.doctor.shadows import Shadow, copies, copy_finding, local, shadow_finding, shadows
 
@@ -20,7 +20,7 @@ NEEDS = {
     "wandb": ("numpy", "pydantic"),
     "transformers": ("torch", "tokenizers", "numpy", "safetensors"),
     "accelerate": ("torch", "numpy", "safetensors"),
-    "peft": ("torch", "transformers", "accelerate"),
+    "peft": ("torch", "transformers", "accelerate", "bitsandbytes"),  # the last where it is there
     "bitsandbytes": ("torch",),
     "flash-attn": ("torch",),
     "scipy": ("numpy",),
@@ -148,19 +148,46 @@ def _mismatch(trial: Trial) -> Finding | None:
 def _broken(
     situation: Situation, trial: Trial, ranges: dict[str, str], extra: dict[str, Extra], hidden: Shadow | None
 ) -> Finding:
+    one = extra.get(trial.name)
     if hidden is not None:
-        return shadow_finding(hidden, "packages", situation.machine.environ.get("PYTHONPATH", ""), trial.reason)
+        given = situation.machine.environ.get("PYTHONPATH", "")
+        return shadow_finding(hidden, "packages", given, trial.reason, code="E806" if one else "E802")
     message = f"{trial.name} cannot be imported: {trial.reason}"
+    other = _other(situation, trial)
+    if other:
+        return _through_another(message, other)
     clash = next((clash for clash in pairs.conflicts(situation) if clash.needing == trial.name), None)
     if clash is not None:
         return Finding("E805", Level.FAIL, "packages", f"{message}; {clash.text}", clash.remedy)
-    remedy = pip_command(trial.name, ranges.get(trial.name, ""), reinstall=True)
-    one = extra.get(trial.name)
+    lacks = trial.reason.startswith("ModuleNotFoundError") and trial.blamed not in ("", _top(trial.name))
+    # pip brings what a package that is installed lacks; it need not be installed again
+    remedy = pip_command(trial.name, ranges.get(trial.name, ""), reinstall=not lacks)
     if one is None:
         return Finding("E802", Level.FAIL, "packages", message, remedy)
     if one.install:
         remedy = f"{sys.executable} -m pip install --force-reinstall --no-deps {one.install}"
     return Finding("E806", Level.FAIL, "packages", f"{message}; {one.why} needs it", f"{remedy}; or {one.without}")
+
+
+def _other(situation: Situation, trial: Trial) -> str:
+    """The distribution that is to blame for another's import, where it is known by its module's name."""
+    if trial.blamed in ("", _top(trial.name)):
+        return ""
+    names = {_top(name): name for name in REQUIRED}
+    name = names.get(trial.blamed, normal(trial.blamed))
+    return name if name != trial.name and inventory(situation).get(name) else ""
+
+
+def _top(name: str) -> str:
+    """The top-level module of a distribution."""
+    return REQUIRED.get(name, name.replace("-", "_")).partition(".")[0]
+
+
+def _through_another(message: str, other: str) -> Finding:
+    remedy = pip_command(other, "", reinstall=True)
+    if other not in REQUIRED:
+        remedy += f"; or, if nothing else needs it: {sys.executable} -m pip uninstall {other}"
+    return Finding("E802", Level.FAIL, "packages", f"{message} (raised by {other}, which it imports)", remedy)
 
 
 CHECKS = (

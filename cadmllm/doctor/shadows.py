@@ -87,18 +87,19 @@ def _standard(stock: Inventory, given: str) -> list[Shadow]:
     return found
 
 
-def shadow_finding(shadow: Shadow, check: str, given: str, reason: str = "") -> Finding:
-    """E802 for it.
+def shadow_finding(shadow: Shadow, check: str, given: str, reason: str = "", code: str = "E802") -> Finding:
+    """What is said of it.
 
     Args:
         check: the name of the check that says so.
         given: PYTHONPATH.
         reason: why it cannot be imported; empty when it can.
+        code: E806 for an optional package.
     """
     message = f"{shadow.module} is taken from {shadow.taken}, which hides {shadow.instead}"
     message += f" and cannot be imported: {reason}" if reason else ""
     level = Level.FAIL if reason or shadow.fails else Level.WARN
-    return Finding("E802", level, check, message, _way_out(shadow.taken, given))
+    return Finding(code, level, check, message, _way_out(shadow.taken, given))
 
 
 def _way_out(taken: Path, given: str) -> str:

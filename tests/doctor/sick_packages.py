@@ -120,6 +120,11 @@ def other_torchvision(scene: Scene) -> None:
     metadata(scene, "torchvision", "0.28.0+cpu")
 
 
+def old_torchao(scene: Scene) -> None:
+    scene.values["lora.enabled"] = True
+    metadata(scene, "torchao", "0.10.0")
+
+
 def other_cuda(scene: Scene) -> None:
     """torch for CUDA 99, and a bitsandbytes with libraries for older ones."""
     metadata(scene, "torch", "2.13.0")
@@ -173,7 +178,7 @@ CASES: tuple[Case, ...] = (
     Case("torchvision-of-an-older-torch", "E805", installed("torchvision", "0.21.0+cu124"), PAIRS, sample=True),
     Case("torchvision-for-cuda-beside-torch-for-cpu", "E805", installed("torchvision", "0.28.0"), PAIRS),
     Case("torchvision-breaks-transformers", "E805", other_torchvision, IMPORTS),
-    Case("torchao-too-old-for-peft", "E805", installed("torchao", "0.10.0"), PAIRS),
+    Case("torchao-too-old-for-peft", "E805", old_torchao, PAIRS),
     Case("pynvml-twice", "E805", installed("pynvml", "11.5.0"), PAIRS, level="warn"),
     Case("kernel-with-and-without-vtk", "E805", installed("cadquery-ocp", "7.8.1.1"), PAIRS),
     Case("tokenizers-too-old-for-transformers", "E805", installed("tokenizers", "0.22.0"), PAIRS, level="warn"),

@@ -41,6 +41,18 @@ def test_each_failure_is_blamed_on_its_package_and_the_rest_goes_on(fake):
     assert reasons["aborter"] == "the import ended with exit code 7 last words"
 
 
+def test_the_module_at_the_bottom_is_to_blame(fake):
+    fake("outer", "try:\n    import inner_one\nexcept OSError as error:\n    raise RuntimeError('wrapped') from error")
+    fake("inner_one", "import inner_two")
+    fake("inner_two", "def load():\n    raise OSError('damaged')\nload()")
+    fake("lacking", "import does_not.exist")
+    failures, _ = try_chain({"outer": "outer", "lacking": "lacking"})
+    assert [(trial.blamed, trial.reason) for trial in failures] == [
+        ("inner_two", "OSError: damaged"),
+        ("does_not", "ModuleNotFoundError: No module named 'does_not'"),
+    ]
+
+
 def test_a_hanging_package_is_stopped(fake, monkeypatch):
     monkeypatch.setattr(imports, "LIMIT", 1.0)
     fake("sleeper", "import time\ntime.sleep(60)")

@@ -77,6 +77,19 @@ def test_an_optional_package_that_breaks_says_which_setting_needs_it(monkeypatch
     assert findings_of(monkeypatch, [Trial("bitsandbytes", "OSError: damaged")], Settings())[0] == ()
 
 
+def test_another_package_that_is_to_blame_is_what_is_mended(monkeypatch):
+    findings, _ = findings_of(monkeypatch, [Trial("peft", "OSError: damaged", "bitsandbytes")])
+    assert [f.code for f in findings] == ["E802"]
+    assert "peft cannot be imported: OSError: damaged (raised by bitsandbytes, which it imports)" in findings[0].message
+    assert "--force-reinstall --no-deps -c" in findings[0].remedy
+    assert findings[0].remedy.endswith("pip uninstall bitsandbytes")
+    findings, _ = findings_of(monkeypatch, [Trial("wandb", "ModuleNotFoundError: No module named 'xxhash_'", "xxhash_")])
+    assert findings[0].remedy.endswith("/constraints.txt wandb")
+    assert "--force" not in findings[0].remedy
+    findings, _ = findings_of(monkeypatch, [Trial("peft", "KeyError: 1", "peft"), Trial("h5py", "KeyError: 2", "who_knows")])
+    assert [f.remedy.rpartition(" ")[2] for f in findings] == ["peft", "h5py"]
+
+
 @pytest.mark.parametrize(
     ("chosen", "names"),
     [
