@@ -57,6 +57,7 @@ class DataSet:
         index: what is known of them.
         ids: sorted; those with a caption and a program.
         problems: what was left out or could not be read so far.
+        of_lists: of these, what is wrong with lists of ids; known after `split`.
         counts: how many captions, programs, clouds and view sets were found.
     """
 
@@ -65,6 +66,7 @@ class DataSet:
         self.folders: Folders = locate(data)
         self._roster = roster.read(index)
         self.problems = [Problem(flaw.code, flaw.path, flaw.message) for flaw in _worth_saying(index, self._roster.ids)]
+        self.of_lists: list[Problem] = []
         self._split: tuple[Ids, Ids, Ids] | None = None
         self.ids: Ids = self._roster.ids
         self.counts = self._roster.counts
@@ -243,7 +245,8 @@ class DataSet:
     def _sides(self) -> tuple[Ids, Ids, Ids]:
         if self._split is None:
             found, notes = sides(self.data, self._roster)
-            self.problems += [Problem(*note) for note in notes]
+            self.of_lists = [Problem(*note) for note in notes]
+            self.problems += self.of_lists
             self._split = found
         return self._split
 

@@ -141,10 +141,9 @@ def _orphans(dataset: DataSet) -> Iterator[Finding]:
 
 def _lists(dataset: DataSet) -> Iterator[Finding]:
     """What is wrong with lists of ids that can be used all the same."""
-    for problem in dataset.problems:
-        if problem.code == "E407" or problem.code == "E419" and problem.where.endswith(".txt"):
-            remedy = f"correct the list, or make new ones: cadmllm data split {dataset.data.root}"
-            yield Finding(problem.code, Level.WARN, NAME, problem.message, remedy)
+    for problem in dataset.of_lists:
+        remedy = f"correct the list, or make new ones: cadmllm data split {dataset.data.root}"
+        yield Finding(problem.code, Level.WARN, NAME, problem.message, remedy)
 
 
 def _validation(situation: Situation, held_out: int) -> Iterator[Finding]:

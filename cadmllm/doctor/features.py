@@ -114,7 +114,7 @@ CHECKS = (
     Check(
         "features",
         "cached features are those of these encoders and files, where training uses any",
-        ("E470", "E471", "E472", "E502"),
+        ("E470", "E471", "E472", "E502", "E505", "E507", "E508"),
         check_features,
         needs=("numpy",),
         group="data",
