@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cadmllm.doctor.check import Check, Finding, Fix, Level, Outcome, Situation
 from cadmllm.doctor.decoder import disagreement, inner, quantised, shape_in, unsupported
+from cadmllm.doctor.headers import amount
 from cadmllm.doctor.hub import Place, download, elsewhere, locate, offline
 from cadmllm.doctor.modelfiles import INDEX, Asked, ModelFiles, open_files
 from cadmllm.doctor.vocabulary import Vocabulary, misfit, read_vocabulary
@@ -100,7 +101,7 @@ def _absent(place: Place, environ: Mapping[str, str]) -> Outcome:
             findings=(Finding("E501", Level.FAIL, NAME, f"{KEY} is {place.name}: {what}{there}", remedy),), fixes=fixes
         )
     size = _weight_bytes(place.name) * HEADROOM / GIB
-    half = f" ({place.partial / GIB:.1f} GiB of it are half-way)" if place.partial else ""
+    half = f" ({amount(place.partial)} of it are half-way)" if place.partial else ""
     blocked = offline(environ)
     forbidden = f"; {blocked} forbids downloads here" if blocked else ""
     message = f"{place.name} is not on this machine{there}{half}{forbidden}"
@@ -119,7 +120,7 @@ def _refuse_kind(situation: Situation, files: ModelFiles, asked: Asked) -> None:
     found = quantised(files.config, situation.needed.model.quantization)
     if found:
         full = asked.place.name.rpartition("/")[2]
-        base = next((name for name in KNOWN if full.startswith(name.rpartition("/")[2] + "-")), "its unquantised base")
+        base = next((name for name in KNOWN if full.startswith(name.rpartition("/")[2] + "-")), "NAME")
         raise CadmllmError(
             "E501",
             f"language model {asked.place.name}: its weights are quantised ({found}), which training does not work with",

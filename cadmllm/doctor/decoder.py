@@ -21,7 +21,10 @@ import json, sys
 from cadmllm.models.backbone import LORA_TARGETS, quiet_transformers
 import torch
 with quiet_transformers():
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, __version__
+    if sys.argv[3] not in CONFIG_MAPPING:
+        say(wrong=f"transformers {__version__} does not know models of the kind {sys.argv[3]!r}")
+        sys.exit()
     try:
         config = AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
@@ -39,27 +42,35 @@ say(wrong=f"it has no linear layer called {absent[0]}: not a Qwen3-style model" 
 
 
 def decoder_tensors(shape: LlmShape) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight of a decoder of the Llama family, as its files have them, without the output matrix."""
+    """Name and shape of every weight of a decoder of the Llama family, in the order of its modules, without the output matrix."""
     tensors: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (shape.vocabulary, shape.hidden)}
-    linears = {
+    attention = {
         "self_attn.q_proj": (shape.query, shape.hidden, shape.qkv_bias),
         "self_attn.k_proj": (shape.key, shape.hidden, shape.qkv_bias),
         "self_attn.v_proj": (shape.key, shape.hidden, shape.qkv_bias),
         "self_attn.o_proj": (shape.hidden, shape.query, shape.out_bias),
+    }
+    mlp = {
         "mlp.gate_proj": (shape.mlp, shape.hidden, shape.mlp_bias),
         "mlp.up_proj": (shape.mlp, shape.hidden, shape.mlp_bias),
         "mlp.down_proj": (shape.hidden, shape.mlp, shape.mlp_bias),
     }
-    for layer in range(shape.layers):
-        for name, (out, into, biased) in linears.items():
-            tensors[f"layers.{layer}.{name}.weight"] = (out, into)
-            if biased:
-                tensors[f"layers.{layer}.{name}.bias"] = (out,)
-        for name in ("self_attn.q_norm", "self_attn.k_norm") if shape.qk_norm else ():
-            tensors[f"layers.{layer}.{name}.weight"] = (shape.head_dim,)
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"layers.{layer}.{name}.weight"] = (shape.hidden,)
+    for layer in (f"layers.{number}" for number in range(shape.layers)):
+        tensors |= _linears(layer, attention)
+        if shape.qk_norm:
+            tensors |= {f"{layer}.self_attn.{name}.weight": (shape.head_dim,) for name in ("q_norm", "k_norm")}
+        tensors |= _linears(layer, mlp)
+        tensors |= {f"{layer}.{name}.weight": (shape.hidden,) for name in ("input_layernorm", "post_attention_layernorm")}
     return tensors | {"norm.weight": (shape.hidden,)}
+
+
+def _linears(layer: str, sizes: dict[str, tuple[int, int, bool]]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for name, (out, into, biased) in sizes.items():
+        found[f"{layer}.{name}.weight"] = (out, into)
+        if biased:
+            found[f"{layer}.{name}.bias"] = (out,)
+    return found
 
 
 def inner(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -130,7 +141,7 @@ def unsupported(situation: Situation, files: ModelFiles) -> str:
     key = (text, lora, importlib.metadata.version("transformers"))
     if situation.cache.get("kind of model", *key) is not None:
         return ""
-    probe = run_probe(_KIND, str(files.folder), lora, seconds=SECONDS, environ=situation.machine.environ)
+    probe = run_probe(_KIND, str(files.folder), lora, kind, seconds=SECONDS, environ=situation.machine.environ)
     wrong = probe.lines[-1]["wrong"] if probe.lines else f"transformers did not answer ({probe.end} {probe.stderr})".strip()
     if not wrong:
         situation.cache.put("kind of model", *key, answer=True)

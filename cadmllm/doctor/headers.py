@@ -30,6 +30,14 @@ class Tensor:
     end: int
 
 
+def amount(size: float) -> str:
+    """Bytes in words: '15.3 GiB', '98 KiB'."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= 0.1 * scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size / 1024:.0f} KiB"
+
+
 class BadFile(Exception):
     """Why a file holds no whole weights, in words that follow its name."""
 

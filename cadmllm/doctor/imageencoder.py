@@ -71,7 +71,10 @@ def check_image(situation: Situation) -> Outcome:
     if place.folder is None:
         return _absent(situation, place)
     asked = Asked(place, "E502", KEY, ("config.json",), situation.machine.environ, int(KNOWN_BYTES.get(name, 0)))
-    files = open_files(asked)
+    try:
+        files = open_files(asked)
+    except CadmllmError as error:
+        raise CadmllmError(error.code, error.message, f"{error.remedy}; or {TINY}") from None
     _check_config(files, asked)
     _check_tokens(settings.model.image_tokens, PIXELS // int(files.config["patch_size"]))
     if situation.broken & {"torch", "transformers"}:

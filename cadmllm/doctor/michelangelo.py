@@ -109,9 +109,13 @@ def found_nearby(path: Path, machine: Machine) -> Path | None:
     for folder in folders:
         alike = [found for part in ALIKE for end in ("pt", "pth", "ckpt") for found in sorted(folder.glob(f"*{part}*.{end}"))]
         for candidate in (*(folder / name for name in NAMES), *alike):
-            if candidate != path and candidate.is_file() and _is_torch_file(candidate):
+            if candidate.is_file() and not _same(candidate, path) and _is_torch_file(candidate):
                 return candidate
     return None
+
+
+def _same(path: Path, other: Path) -> bool:
+    return other.exists() and path.samefile(other)
 
 
 def _is_torch_file(path: Path) -> bool:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cadmllm.doctor.headers import BadFile, Tensor, read_header, what_it_is
+from cadmllm.doctor.headers import BadFile, Tensor, amount, read_header, what_it_is
 from cadmllm.doctor.hub import Place, dangling, download, offline
 from cadmllm.errors import CadmllmError
-from cadmllm.plan.sizes import GIB, KNOWN
+from cadmllm.plan.sizes import KNOWN, shape_of
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
@@ -128,11 +128,14 @@ def _left(asked: Asked, folder: Path) -> str:
     if (folder / INDEX).is_file():
         size = _read_json(asked, folder / INDEX).get("metadata", {})
         total = int(size.get("total_size", 0)) if isinstance(size, dict) else 0
+    elif not total and asked.code == "E501":
+        shape = shape_of(str(folder))  # its config.json is there; weights come in 16 bit
+        total = shape.weight_bytes("bfloat16", "none", head=not shape.tied) if shape else 0
     left = total - present_bytes(folder)
     if left <= 0:
-        return ""
-    half = f" ({asked.place.partial / GIB:.1f} GiB of it are half-way)" if asked.place.partial else ""
-    return f"; {left / GIB:.1f} of {total / GIB:.1f} GiB are still to be downloaded{half}"
+        return f"; {amount(asked.place.partial)} of its files are half downloaded" if asked.place.partial else ""
+    half = f" ({amount(asked.place.partial)} of it are half-way)" if asked.place.partial else ""
+    return f"; {amount(left)} of {amount(total)} are still to be downloaded{half}"
 
 
 def _pickled(asked: Asked, folder: Path, name: str) -> CadmllmError:

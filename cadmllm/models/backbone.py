@@ -88,7 +88,7 @@ def load_backbone(settings: Settings, device: torch.device | None = None) -> Bac
     text_size = len(tokenizer)
     if input_embedding(model).weight.shape[0] < text_size:
         raise _unloadable(source, f"its tokenizer has {text_size} items, more than its embedding's rows")
-    fingerprint = _fingerprint(model, tokenizer)
+    fingerprint = fingerprint_of(model, tokenizer)
     if settings.model.quantization == "nf4":
         _keep_as_packed(model)
     if settings.lora.enabled:
@@ -266,7 +266,7 @@ def _input_of_lora(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x if torch.is_autocast_enabled(x.device.type) else x.to(dtype)
 
 
-def _fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+def fingerprint_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
     """Short hashes of what a checkpoint built on this base depends on.
 
     Of the weights only the norms are read: a few hundred kilobytes at most, never quantised, and different in any two trained

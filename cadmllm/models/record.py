@@ -74,9 +74,10 @@ def check_base(record: Mapping[str, Any], found: Mapping[str, str], settings: Se
     for part in ("config", "tokenizer", "weights") if settings.lora.enabled else ("config", "tokenizer"):
         if part in found and found[part] != record["base"].get(part):
             was = record["model"]["llm"]
+            other = "its files have changed since" if was == settings.model.llm else f"{settings.model.llm} is another base"
             raise unfit(
                 where,
-                f"it was trained on {was}, and {settings.model.llm} is another base ({part})",
+                f"it was trained on {was}, and {other} ({part})",
                 f"name the base it was trained on: `--set model.llm=...` (was {was})",
             )
 

@@ -27,11 +27,23 @@ def stage_folder(run_dir: Path, stage: int) -> Path:
 
 def is_complete(folder: Path) -> bool:
     """Whether every file of the checkpoint is there in its recorded size (cheap: nothing is hashed)."""
+    return not why_incomplete(folder)
+
+
+def why_incomplete(folder: Path) -> str:
+    """Which file of the checkpoint is missing or of another size than recorded, in words; '' when it is complete."""
+    folder = Path(folder)
     try:
-        files = _read_manifest(Path(folder))
-    except CadmllmError:
-        return False
-    return all(_size(Path(folder) / name) == entry["bytes"] for name, entry in files.items())
+        files = _read_manifest(folder)
+    except CadmllmError as error:
+        return error.message.partition(" is missing or incomplete: ")[2]
+    for name, entry in files.items():
+        size = _size(folder / name)
+        if size is None:
+            return f"{folder / name} is missing"
+        if size != entry["bytes"]:
+            return f"{folder / name} has {size} bytes, and {entry['bytes']} were saved"
+    return ""
 
 
 def newest_complete_stage(run_dir: Path) -> Path | None:

@@ -144,7 +144,7 @@ class Case:
 
     name: str
     code: str
-    spoil: Callable[[Scene], None]
+    spoil: Callable[[Scene], object]
     only: tuple[str, ...] = ()
     level: str = "fail"
     sample: bool = False
