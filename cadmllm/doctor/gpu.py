@@ -11,6 +11,9 @@ from cadmllm.plan.sizes import GIB, shape_of
 
 SLOW_ON_CPU = 1e9  # parameters: a CPU trains 7M at 2,000 tokens/s, so one epoch of a larger one takes months
 BFLOAT16 = (8, 0)  # Ampere and newer compute in it
+FLOAT16 = (7, 0)  # Volta and newer have units for its products
+NO_DRIVER = ("LibraryNotFound", "DriverNotLoaded")  # NVML's names for a machine without a driver
+_WSL_LIBRARY = "usr/lib/wsl/lib/libcuda.so.1"
 
 
 def check_gpu(situation: Situation) -> Outcome:
@@ -24,7 +27,7 @@ def check_gpu(situation: Situation) -> Outcome:
         message = f"NVML cannot be asked about the GPUs: {found.error}"
         return Outcome(findings=(Finding("E802", Level.FAIL, "gpu", message, remedy),))
     if not found.cards:
-        return Outcome(findings=(_absent(situation, found),))
+        return _without(situation, found)
     seen = visible(found.cards, situation.machine.environ)
     index = int(settings.device.partition(":")[2] or 0)
     if index >= len(seen):
@@ -33,7 +36,10 @@ def check_gpu(situation: Situation) -> Outcome:
     findings = [*_unreachable(situation, found), *judge_type(settings.dtype, card)]
     newest = f" (CUDA {found.cuda[0]}.{found.cuda[1]})" if found.cuda else ""
     summary = f"{card.name}, {card.total / GIB:.1f} GiB ({card.free / GIB:.1f} free), driver {found.driver}{newest}"
-    return Outcome(summary, tuple(findings), details=tuple(map(describe, found.cards)))
+    details = [describe(one) for one in found.cards]
+    if settings.dtype == "float16" and (0, 0) < card.capability < FLOAT16:
+        details.append("float16 saves memory here, not time: the card has no units for its products")
+    return Outcome(summary, tuple(findings), details=tuple(details))
 
 
 def gpu_needed(situation: Situation) -> bool:
@@ -79,9 +85,17 @@ def describe(card: Card) -> str:
     return ", ".join(parts)
 
 
+def _without(situation: Situation, found: Cards) -> Outcome:
+    """No card: a finding, but where none is needed and nothing tells of one."""
+    expected = found.driver or found.kind not in NO_DRIVER or nvidia_hardware(situation)
+    if not expected and not gpu_needed(situation):
+        return Outcome("no GPU: the CPU will train, which is enough for small models")
+    return Outcome(findings=(_absent(situation, found),))
+
+
 def _absent(situation: Situation, found: Cards) -> Finding:
     """NVML names no card: no driver, a driver that was replaced while it ran, or one that hangs."""
-    settings, wsl = situation.needed, situation.machine.wsl
+    settings = situation.needed
     if found.kind == MISMATCH or "version mismatch" in found.error.lower():
         message = f"driver/library version mismatch: the NVIDIA driver was updated while the old one is loaded ({found.error})"
         return Finding("E811", severity(situation), "gpu", message, restart(situation))
@@ -90,18 +104,39 @@ def _absent(situation: Situation, found: Cards) -> Finding:
         message = f"the NVIDIA driver {how} when NVML asks it ({found.error}), as it would under training"
         remedy = f"{restart(situation)}; if it stays so: {newer_driver(situation)}"
         return Finding("E811", Level.FAIL, "gpu", message, remedy)
-    why = f" (NVML: {found.error})" if found.error else f", though driver {found.driver} is there"
-    driver = newer_driver(situation)
-    if situation.machine.path(".dockerenv").exists():
-        driver = "give the container the GPU: docker run --gpus all (needs nvidia-container-toolkit on the host)"
-    elif wsl and not situation.machine.path("dev/dxg").exists():
-        driver = f"the GPU of Windows does not come through (there is no /dev/dxg): wsl --update, then {driver}"
+    hardware = nvidia_hardware(situation)
+    what = f"there is {hardware} and no working driver" if hardware else "there is no GPU"
+    what += f" (NVML: {found.error})" if found.error else f", though driver {found.driver} is there"
+    driver = _driver_for(situation)
     if gpu_needed(situation):
         reason = f"device is {settings.device}" if settings.device != "auto" else f"{settings.model.llm} on a CPU takes months"
-        message = f"there is no GPU{why}, and {reason}"
-        return Finding("E811", Level.FAIL, "gpu", message, f"{driver}; or --preset tiny, which a CPU trains")
-    message = f"there is no GPU{why}: the CPU will train, which is enough for small models"
+        return Finding("E811", Level.FAIL, "gpu", f"{what}; {reason}", f"{driver}; or --preset tiny, which a CPU trains")
+    message = f"{what}: the CPU will train, which is enough for small models"
     return Finding("E811", Level.WARN, "gpu", message, f"{driver}; or, to go on without: --set device=cpu")
+
+
+def nvidia_hardware(situation: Situation) -> str:
+    """An NVIDIA card as the PCI bus, or under WSL Windows' driver, shows it: 'an NVIDIA card (PCI 0000:01:00.0)', or ''."""
+    machine = situation.machine
+    if machine.wsl:
+        return "an NVIDIA driver of Windows (/usr/lib/wsl/lib)" if machine.path(_WSL_LIBRARY).exists() else ""
+    for device in sorted(machine.path("sys/bus/pci/devices").glob("*")):
+        folder = f"sys/bus/pci/devices/{device.name}"
+        if machine.text(f"{folder}/vendor").strip() == "0x10de" and machine.text(f"{folder}/class").startswith("0x03"):
+            return f"an NVIDIA card (PCI {device.name})"
+    return ""
+
+
+def _driver_for(situation: Situation) -> str:
+    """How this machine comes by a driver that NVML finds."""
+    machine = situation.machine
+    if machine.path(".dockerenv").exists():
+        return "give the container the GPU: docker run --gpus all (needs nvidia-container-toolkit on the host)"
+    if machine.wsl and machine.path(_WSL_LIBRARY).exists():
+        return "echo /usr/lib/wsl/lib | sudo tee /etc/ld.so.conf.d/wsl.conf && sudo ldconfig"
+    if machine.wsl and not machine.path("dev/dxg").exists():
+        return f"no GPU comes through from Windows (there is no /dev/dxg): wsl --update, then {newer_driver(situation)}"
+    return newer_driver(situation)
 
 
 def _hidden(situation: Situation, found: Cards, seen: tuple[Card, ...]) -> Finding:

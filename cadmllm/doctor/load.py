@@ -107,7 +107,7 @@ def held_by(card: Card) -> str:
         text += " by " + ", ".join(_name(one) for one in ordered[:NAMED])
         text += f" and {len(ordered) - NAMED} more" if len(ordered) > NAMED else ""
     else:
-        text += " by no process that NVML sees (another container's, or the driver's own)"
+        text += " by the driver itself" if held < GIB else " by no process that NVML sees (perhaps another container's)"
     return text + (", among it the screen" if card.display else "")
 
 

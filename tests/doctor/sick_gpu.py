@@ -70,6 +70,12 @@ def hanging(scene: Scene) -> None:
     scene.monkeypatch.setattr(cards, "SECONDS", 0.5)
 
 
+def card_without_a_driver(scene: Scene) -> None:
+    machine(kind="LibraryNotFound", error="NVML Shared Library Not Found", device="auto")(scene)
+    scene.system("sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n")
+    scene.system("sys/bus/pci/devices/0000:01:00.0/class", "0x030000\n")
+
+
 def wrong_numbers(scene: Scene) -> None:
     scene.stub("sitecustomize", SPOILED)
 
@@ -82,13 +88,7 @@ GPU, TORCH, LOAD = ("gpu",), ("torch",), ("gpu-load",)
 T4 = card(name="Tesla T4", capability=[7, 5])
 CASES: tuple[Case, ...] = (
     Case("no-gpu-driver", "E811", machine(kind="LibraryNotFound", error="NVML Shared Library Not Found"), GPU, sample=True),
-    Case(
-        "no-gpu-for-a-tiny-run",
-        "E811",
-        machine(kind="LibraryNotFound", error="NVML Shared Library Not Found", device="auto"),
-        GPU,
-        level="warn",
-    ),
+    Case("a-card-without-a-driver", "E811", card_without_a_driver, GPU, level="warn"),
     Case(
         "gpu-driver-updated-while-loaded",
         "E811",

@@ -49,8 +49,23 @@ def test_every_preset_for_a_card_needs_one_and_tiny_does_not(check, name):
     finding = only(check(resolve(preset=name, environ={}).settings, none))
     assert (finding.code, finding.level) == ("E811", Level.FAIL)
     assert "device is cuda" in finding.message
-    finding = only(check(resolve(preset="tiny", environ={}).settings, none))
+    outcome = check(resolve(preset="tiny", environ={}).settings, none)
+    assert outcome.findings == ()
+    assert outcome.summary.startswith("no GPU: the CPU will train")
+
+
+def test_a_card_without_a_driver_is_worth_a_warning(check, tmp_path):
+    tiny, none = resolve(preset="tiny", environ={}).settings, Cards(error="Driver Not Loaded", kind="DriverNotLoaded")
+    for number, vendor, kind in ((0, "0x8086", "0x030000"), (1, "0x10de", "0x040300"), (2, "0x10de", "0x030200")):
+        folder = tmp_path / "sys/bus/pci/devices" / f"0000:0{number}:00.0"
+        assert check(tiny, none).findings == (), "a card of Intel, or the sound of an NVIDIA card"
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text(f"{vendor}\n")
+        (folder / "class").write_text(f"{kind}\n")
+    finding = only(check(tiny, none))
     assert (finding.code, finding.level) == ("E811", Level.WARN)
+    assert "an NVIDIA card (PCI 0000:02:00.0) and no working driver (NVML: Driver Not Loaded)" in finding.message
+    assert only(check(tiny, Cards(driver="580.1"))).level is Level.WARN, "a driver without a card"
 
 
 def test_a_card_that_is_asked_for_by_name_is_needed(check):
@@ -84,6 +99,9 @@ def test_wsl_without_its_gpu(check, tmp_path):
     finding = only(check(Settings(), Cards(error="NVML Shared Library Not Found"), wsl=True))
     assert "on Windows" in finding.remedy
     assert "/dev/dxg" not in finding.remedy
+    (tmp_path / "usr/lib/wsl/lib").mkdir(parents=True)
+    (tmp_path / "usr/lib/wsl/lib/libcuda.so.1").touch()
+    assert "ldconfig" in only(check(Settings(), Cards(error="NVML Shared Library Not Found"), wsl=True)).remedy
 
 
 def test_a_container_without_its_gpu(check, tmp_path):
@@ -124,7 +142,11 @@ def test_a_card_without_bfloat16(check):
     assert (finding.code, finding.level) == ("E613", Level.FAIL)
     assert finding.remedy.startswith("--set dtype=float16")
     settings.dtype = "float16"
-    assert check(settings, Cards((TURING,))).level is Level.OK
+    outcome = check(settings, Cards((TURING,)))
+    assert outcome.level is Level.OK
+    assert len(outcome.details) == 1
+    pascal = Card(0, "NVIDIA GeForce GTX 1080 Ti", "GPU-1080", 11 * GIB, 10 * GIB, (6, 1))
+    assert "saves memory here, not time" in check(settings, Cards((pascal,))).details[-1]
 
 
 def test_nvml_that_is_not_installed(check):
