@@ -60,10 +60,12 @@ class Prover:
             env=dict(situation.machine.environ),
         )
         weakref.finalize(self, _end, self._process, self.folder)
-        self._said: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self._last: deque[str] = deque(maxlen=20)
-        _thread(self._process.stdout, self._hear, lambda: self._said.put(None))
-        _thread(self._process.stderr, self._last.append, lambda: None)
+        said: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        last: deque[str] = deque(maxlen=20)
+        # the threads hold on to what they write to, not to this object: it ends when nobody needs it any more
+        _thread(self._process.stdout, lambda line: _hear(line, said), lambda: said.put(None))
+        _thread(self._process.stderr, last.append, lambda: None)
+        self._said, self._last = said, last
         self._ended = ""
         self._doing = "starting"
         intent = {"resume": situation.intent.resume, "from_scratch": situation.intent.from_scratch}
@@ -102,10 +104,6 @@ class Prover:
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it has died: what it said last tells of what
-
-    def _hear(self, line: str) -> None:
-        if line.startswith(MARK):
-            self._said.put(json.loads(line.removeprefix(MARK)))
 
     def _hung(self, name: str) -> Outcome:
         _kill(self._process)
@@ -193,6 +191,11 @@ def _oom_kills(machine: Machine) -> int:
     """Processes that the kernel has killed for want of memory, of this machine and of this container."""
     texts = (machine.text("proc/vmstat"), machine.text("sys/fs/cgroup/memory.events"))
     return sum(int(count) for text in texts for count in re.findall(r"^oom_kill (\d+)$", text, re.MULTILINE))
+
+
+def _hear(line: str, said: queue.Queue[dict[str, Any] | None]) -> None:
+    if line.startswith(MARK):
+        said.put(json.loads(line.removeprefix(MARK)))
 
 
 def _thread(stream: IO[str] | None, each: Callable[[str], None], end: Callable[[], None]) -> None:

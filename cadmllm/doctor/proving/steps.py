@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 GIB = 2**30
 NAME = "steps"
 ALLOCATED, RESERVED, ON_CPU = 0.05, 0.10, 0.10  # largest errors of the plan that are no finding
+FLOOR = 4 << 20  # bytes that are no error worth a word
 NOT_TENSORS = ("CUDA", "allocator slack")  # lines of the plan that `max_memory_allocated` does not see
 
 
@@ -99,7 +100,7 @@ def _errors(bench: Bench, found: Taken, planned: Memory | None) -> list[Finding]
             " and report this with: cadmllm doctor --deep --json",
         )
         for name, was, is_, most in pairs
-        if abs(was - is_) > most * is_
+        if abs(was - is_) > max(most * is_, FLOOR)
     ]
 
 
