@@ -53,9 +53,11 @@ def check_disk(situation: Situation) -> Outcome:
     missing = need - there - free
     text = f"{free / GIB:.1f} GiB free for {target}, about {need / GIB:.1f} needed"
     text += f" ({there / GIB:.1f} of them are there)" if there > 2**26 else ""
-    findings = []
+    findings, fixes = [], []
     if missing > 0:
-        findings.append(_too_full(situation, text, missing))
+        fewer = spared_bytes(settings, situation.stages)
+        findings.append(_too_full(text, missing, fewer))
+        fixes += [Fix("setting", "train.save_total_limit", 1, "fewer saves are kept")] if fewer >= missing else []
     files = needed_files(settings, situation.stages)
     if inodes is not None and inodes < files:
         message = f"{inodes:,} more files can be made where {target} lies, about {files:,} are needed (df -i)"
@@ -66,7 +68,7 @@ def check_disk(situation: Situation) -> Outcome:
     findings += [network] if network is not None else []
     details += [line] if line else []
     guess = "" if known else f" (a guess: the size of {settings.model.llm} is unknown)"
-    return Outcome(text + guess, tuple(findings), details=tuple(details))
+    return Outcome(text + guess, tuple(findings), details=tuple(details), fixes=tuple(fixes))
 
 
 def check_beside(situation: Situation) -> Outcome:
@@ -252,19 +254,19 @@ def _saves(settings: Settings, stages: tuple[int, ...]) -> list[str]:
     return [*lines, "and one save more while it is written"] if lines else []
 
 
-def _too_full(situation: Situation, text: str, missing: int) -> Finding:
-    """E821 with options that are enough, where there are any."""
-    settings = situation.needed
-    enough = []
-    if settings.train.save_steps and settings.train.save_total_limit > 1:
-        each = sum(stage_disk(settings, stage).step for stage in situation.stages)
-        saved = (settings.train.save_total_limit - 1) * each
-        enough = [
-            f"--set train.save_total_limit=1 (saves {saved / GIB:.1f} GiB{'' if saved >= missing else ', not enough alone'})"
-        ]
-    remedy = ", or ".join(
-        [f"free {missing / GIB:.1f} GiB (df -h; du -sh ~/* | sort -h)", "--output_dir on another disk", *enough]
-    )
+def spared_bytes(settings: Settings, stages: tuple[int, ...]) -> int:
+    """Bytes that keeping one save a stage spares."""
+    if not settings.train.save_steps:
+        return 0
+    return (settings.train.save_total_limit - 1) * sum(stage_disk(settings, stage).step for stage in stages)
+
+
+def _too_full(text: str, missing: int, fewer: int) -> Finding:
+    """E821 with what is enough, or helps."""
+    remedy = f"free {missing / GIB:.1f} GiB (df -h; du -sh ~/* | sort -h), or --output_dir on another disk"
+    if fewer:
+        enough = "" if fewer >= missing else ", not enough alone"
+        remedy += f", or --set train.save_total_limit=1 (saves {fewer / GIB:.1f} GiB{enough})"
     return Finding("E821", Level.FAIL, "run-folder", text, remedy)
 
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cadmllm.doctor import filesystems, wsl
-from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
+from cadmllm.doctor.check import Check, Finding, Fix, Level, Outcome, Situation
 from cadmllm.doctor.filesystems import Mount
-from cadmllm.places import is_windows_path, local_path
+from cadmllm.doctor.windowspaths import Place, places, windows_name
 
 if TYPE_CHECKING:
     from cadmllm.corpus.drive import Speed
-    from cadmllm.settings import Settings
 
 GIB = 2**30
 BUDGET = 0.2  # s for all measurements
@@ -28,98 +26,38 @@ LARGEST = 2**24  # bytes of a file that is read
 LOOKS = 64  # entries of a folder that are looked at: over 9P a folder of 450,000 takes seconds
 VIEWS_AN_ID = 8
 LONG = 30.0  # s that loading a model may take longer from a slow drive
-_SLIP = re.compile(r"[A-Za-z]:[^\\/]")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A path of the run: the setting that names it, and what it is to the run: 'data', 'features', 'model' or 'run'."""
-
-    key: str
-    path: Path
-    use: str
-
-
-def places(settings: Settings) -> list[Place]:
-    """Where the run reads and writes."""
-    data, model = settings.data, settings.model
-    found = [Place("run.dir", settings.run.dir, "run")]
-    if not data.synthetic:
-        named = {"data.txt": data.txt, "data.json": data.json_, "data.img": data.img, "data.points": data.points}
-        found += [Place("data.root", data.root, "data")]
-        found += [Place(key, path, "data") for key, path in named.items() if path is not None]
-        found += [Place("data.features", data.features, "features")] if data.features is not None else []
-    names = {"model.llm": model.llm, "model.image_encoder": model.image_encoder}
-    found += [
-        Place(key, Path(name).expanduser(), "model") for key, name in names.items() if os.path.isabs(os.path.expanduser(name))
-    ]
-    if model.points_encoder == "michelangelo":
-        found.append(Place("model.points_checkpoint", model.points_checkpoint, "model"))
-    return found
+IMPORTED = 4000  # files that a start of training opens of its packages: 3,730 were counted, and libraries
+PATIENCE = 10.0  # s that they may take longer at each start
 
 
 def check_drives(situation: Situation) -> Outcome:
-    """No path is one that only Windows understands; what lies on its drives is read fast enough."""
-    where = places(situation.needed)
-    findings = [finding for place in where if (finding := judge_path(place, situation)) is not None]
-    if findings:
-        return Outcome(findings=tuple(findings))
+    """What lies on drives of Windows is read fast enough, and saves are not written there."""
     if not wsl.version(situation.machine):
         return Outcome(skipped="not WSL")
     table = filesystems.mounts(situation.machine)
+    where = [*places(situation.needed, situation.machine.environ), Place("sys.prefix", Path(sys.prefix), "packages")]
     slow = [(place, mount) for place in where if (mount := filesystems.mount_of(place.path, table)) and mount.kind == "windows"]
     if not slow:
-        return Outcome("data, models and the run folder are on the Linux file system")
-    details, budget = [], BUDGET / len({mount.point for _, mount in slow})
-    measured: set[tuple[str, str]] = set()
+        return Outcome("data, models, packages and the run folder are on the Linux file system")
+    chosen = {(place.use, mount.point): place for place, mount in reversed(slow)}  # others of a use on that drive are as slow
+    findings: list[Finding] = []
+    fixes: list[Fix] = []
+    details = []
     for place, mount in slow:
-        details.append(f"{place.key} = {place.path} ({windows_name(place.path, mount)} in Windows)")
         if place.use == "run":
             findings.append(_run_folder(place, mount))
-        elif (place.use, mount.point) not in measured:  # one place a drive and use: others on it are as slow
-            measured.add((place.use, mount.point))
-            finding, line = judge_speed(situation, place, mount, budget)
+            fixes.append(Fix("setting", place.key, str(_beside_home(place)), "saves are written on the Linux file system"))
+        elif chosen[place.use, mount.point] is place:
+            finding, line = judge_speed(situation, place, mount, BUDGET / len(chosen))
             details.append(line)
             findings += [finding] if finding is not None else []
     keys = ", ".join(place.key for place, _ in slow)
-    return Outcome(f"{keys} on a drive of Windows, read fast enough", tuple(findings), details=tuple(details))
+    text = f"{keys} on a drive of Windows, read fast enough"
+    return Outcome(text, tuple(findings), details=tuple(details), fixes=tuple(fixes))
 
 
-def judge_path(place: Place, situation: Situation) -> Finding | None:
-    """E831 for a path that can only be meant for Windows, or that names one of its drives which is not there."""
-    machine, text = situation.machine, str(place.path)
-    named = f"{place.key} = {text}"
-    if _SLIP.match(text) and not place.path.exists():
-        remedy = rf"put it in single quotes: --set '{place.key}={text[:2]}\...'"
-        return _misplaced(f"{named}: the shell has taken the backslashes of a Windows path away", remedy)
-    if is_windows_path(text):
-        here = shlex.quote(str(local_path(text, wsl=True)))
-        return _misplaced(f"{named} is a path of Windows", f"name it as Linux does: --set {place.key}={here}")
-    if not wsl.version(machine):
-        return None
-    root = wsl.mount_root(machine).rstrip("/")
-    match = re.match(rf"{re.escape(root)}/([A-Za-z])(?=/|$)", os.path.abspath(text))
-    if match is None:
-        return None
-    letter = match[1]
-    points = {mount.point for mount in filesystems.mounts(machine)}
-    if not points or f"{root}/{letter}" in points:
-        return None
-    if f"{root}/{letter.lower()}" in points:
-        small = f"{root}/{letter.lower()}{os.path.abspath(text)[match.end() :]}"
-        return _misplaced(f"{named}: drives have small letters here", f"--set {place.key}={shlex.quote(small)}")
-    mount = f"sudo mkdir -p {root}/{letter.lower()} && sudo mount -t drvfs {letter.upper()}: {root}/{letter.lower()}"
-    return _misplaced(f"{named}: drive {letter.upper()}: of Windows is not mounted in WSL", mount)
-
-
-def _misplaced(message: str, remedy: str) -> Finding:
-    return Finding("E831", Level.FAIL, "drives", message, remedy)
-
-
-def windows_name(path: Path, mount: Mount) -> str:
-    r"""`W:\data` of /mnt/w/data."""
-    inside = os.path.realpath(path)[len(mount.point.rstrip("/")) :].replace("/", "\\")
-    return f"{Path(mount.point).name.upper()}:{inside or chr(92)}"
+def _beside_home(place: Place) -> Path:
+    return Path.home() / "cadmllm-runs" / (place.path.name or "run")
 
 
 def _run_folder(place: Place, mount: Mount) -> Finding:
@@ -128,8 +66,7 @@ def _run_folder(place: Place, mount: Mount) -> Finding:
         f"{place.key} = {place.path} lies on {drive}: saves are slow there, and virus scanners and OneDrive hold new files open,"
         " so that a rename may be refused in the middle of a save"
     )
-    remedy = f"--output_dir ~/cadmllm-runs/{shlex.quote(place.path.name or 'run')}"
-    return Finding("E832", Level.WARN, "drives", message, remedy)
+    return Finding("E832", Level.WARN, "drives", message, f"--output_dir {shlex.quote(str(_beside_home(place)))}")
 
 
 def judge_speed(situation: Situation, place: Place, mount: Mount, budget: float) -> tuple[Finding | None, str]:
@@ -142,16 +79,8 @@ def judge_speed(situation: Situation, place: Place, mount: Mount, budget: float)
     line = f"{place.path}: {speed.rates(speed.here)}; copies on the Linux file system: {speed.rates(speed.linux)}"
     if speed.times < drive.SLOW:
         return None, line
-    if place.use == "data":
-        return _slow_data(situation, place, speed), line
-    size = folder_bytes(place.path)
-    extra = size * (speed.here - speed.linux) / max(1, speed.bytes)
-    if extra < LONG:
-        return None, line
-    message = f"{place.key} = {line}: loading {size / GIB:.1f} GiB takes about {extra / 60:.1f} minutes longer at each start"
-    target = f"~/{shlex.quote(place.path.name)}"
-    remedy = f"cp -r {shlex.quote(str(place.path))} {target} ({size / GIB:.1f} GiB), then --set {place.key}={target}"
-    return Finding("E832", Level.WARN, "drives", message, remedy), line
+    slower = {"data": _slow_data, "packages": _slow_packages}.get(place.use, _slow_loading)
+    return slower(situation, place, speed), line
 
 
 def measured(situation: Situation, place: Place, mount: Mount, budget: float) -> Speed | None:
@@ -186,6 +115,37 @@ def _slow_data(situation: Situation, place: Place, speed: Speed) -> Finding | No
     return Finding("E832", Level.WARN, "drives", flaw.message, f"copy it once{note}: {command}, then --set {place.key}={target}")
 
 
+def _slow_loading(situation: Situation, place: Place, speed: Speed) -> Finding | None:
+    """A model or cached features: by their bytes, as their files are large."""
+    del situation
+    size = folder_bytes(place.path)
+    extra = size * (speed.here - speed.linux) / max(1, speed.bytes)
+    if extra < LONG:
+        return None
+    message = (
+        f"{place.key} = {place.path} lies on a drive of Windows and is read at {speed.rates(speed.here)}: {size / GIB:.1f} GiB"
+    )
+    message += f" take about {extra / 60:.1f} minutes longer than from the Linux file system at each start"
+    name = place.path.parent.name if place.path.name == "blobs" else place.path.name
+    target = f"~/{shlex.quote(name)}"
+    copied = f"cp -r {shlex.quote(str(place.path))} {target} ({size / GIB:.1f} GiB), then --set {place.key}={target}"
+    if place.path.name == "blobs":
+        copied = "export HF_HOME=~/.cache/huggingface (and `hf download` once more)"
+    return Finding("E832", Level.WARN, "drives", message, copied)
+
+
+def _slow_packages(situation: Situation, place: Place, speed: Speed) -> Finding | None:
+    """torch, transformers and the rest: thousands of small files at each start and in each process."""
+    del situation
+    extra = IMPORTED * (speed.here - speed.linux) / speed.files
+    if extra < PATIENCE:
+        return None
+    message = f"the packages lie on a drive of Windows ({place.path}) and are read at {speed.rates(speed.here)}:"
+    message += f" each start takes about {extra:.0f} s longer than from the Linux file system"
+    remedy = "python3 -m venv ~/cadmllm-venv, install cadmllm there (README.md), and start it from there"
+    return Finding("E832", Level.WARN, "drives", message, remedy)
+
+
 def _data_bytes(situation: Situation, root: Path) -> int:
     """Bytes of the files that training reads, from their number and the mean size of a few."""
     from cadmllm.corpus.audit import sample_files
@@ -208,7 +168,7 @@ def _free_at_home() -> int:
 def sample(folder: Path) -> Iterator[Path]:
     """A few files of each kind, from a folder (or the file itself), the first ones that are met: nothing is listed whole."""
     if folder.is_file():
-        yield folder
+        yield from [folder] if folder.stat().st_size <= LARGEST else []
         return
     inner = [entry for entry in _entries(folder) if entry.is_dir()]
     yield from islice(_files(folder, 1), FILES)
@@ -253,8 +213,8 @@ def folder_bytes(path: Path) -> int:
 CHECKS = (
     Check(
         "drives",
-        "no path is one of Windows alone; what lies on its drives is read fast enough (measured)",
-        ("E831", "E832"),
+        "what lies on drives of Windows is read fast enough (measured), and no saves are written there",
+        ("E832",),
         check_drives,
         needs=("numpy",),
         cached_by="the folder, its mount point and type of file system (read rates)",

@@ -102,7 +102,10 @@ def configured(environ: Mapping[str, str]) -> dict[str, str]:
 
 def public_url(situation: Situation) -> str:
     """The address of the public service, which differs between versions of wandb: asked of the package once a version."""
-    version = importlib.metadata.version("wandb")
+    try:
+        version = importlib.metadata.version("wandb")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise CadmllmError("E802", "wandb is not installed", "make setup; or --set wandb.mode=off") from error
     known = situation.cache.get("wandb address", version)
     if known is None:
         clean = {name: value for name, value in situation.machine.environ.items() if not name.startswith("WANDB_")}

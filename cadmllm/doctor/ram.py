@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ CUDA = 2**30  # bytes of CUDA's libraries and context in main memory: an assumpt
 KERNEL = 2**28  # bytes of a worker of the CAD kernel, measured with OCP imported
 LOADER = 2**27  # bytes of its own of a loader process: most is shared with training
 SYSTEM = 2**29  # bytes for everything else on the machine
+ADDRESSES = 2**36  # bytes that a process addresses without using them: CUDA maps all memory, weights are mapped files
 _NO_LIMIT = 2**60  # version 1 of control groups writes "none" as a huge number
 
 
@@ -90,6 +92,12 @@ def _used(machine: Machine, folder: str, names: tuple[str, str, str, str]) -> in
     return max(0, int(current or 0) - int(cached[0] if cached else 0)) if current.isdigit() else 0
 
 
+def address_space(machine: Machine) -> int | None:
+    """Bytes that a process may address (`ulimit -v`); None where there is no limit."""
+    found = re.search(r"^Max address space\s+(\d+)", machine.text("proc/self/limits"), re.MULTILINE)
+    return int(found[1]) if found else None
+
+
 def computes_on_cpu(situation: Situation) -> bool:
     """Whether the run will compute in main memory: it is told to, or this machine has no GPU of NVIDIA."""
     settings, machine = situation.needed, situation.machine
@@ -130,6 +138,13 @@ def check_memory(situation: Situation) -> Outcome:
         return Outcome(skipped="/proc/meminfo does not say how much memory there is")
     parts = needed(situation)
     need = sum(size for _, size in parts)
+    address = address_space(situation.machine)
+    if address is not None and address < need + ADDRESSES:
+        message = (
+            f"a process may address {address / GIB:.1f} GiB (ulimit -v), and CUDA and mapped weights want far more than is used"
+        )
+        finding = Finding("E814", Level.FAIL if address < need else Level.WARN, "memory", message, "ulimit -v unlimited")
+        return Outcome(findings=(finding,))
     swap = f", {memory.swap / GIB:.1f} GiB swap" if memory.swap else ", no swap"
     text = f"{memory.total / GIB:.1f} GiB ({memory.available / GIB:.1f} free){swap}; this run takes about {need / GIB:.1f}"
     details = tuple(f"{name}: {size / GIB:.2f} GiB" for name, size in parts) + ((memory.limit,) if memory.limit else ())

@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from cadmllm.doctor import clock, drives, limits, ram, wsl
+from cadmllm.doctor import clock, drives, limits, ram, windowspaths, wsl
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.doctor.machine import Machine
 
@@ -149,5 +149,6 @@ CHECKS = (
     *ram.CHECKS,
     *clock.CHECKS,
     *limits.CHECKS,
+    *windowspaths.CHECKS,
 )
 LATER = drives.CHECKS  # they look at the data set, which earlier checks open

@@ -129,6 +129,13 @@ def test_too_little_room_is_said_with_numbers(situation, monkeypatch):
     missing = run_bytes(situation.needed, situation.stages) / GIB - 2
     assert f"free {missing:.1f} GiB" in finding.remedy
     assert "train.save_total_limit=1 (saves " in finding.remedy
+    assert "not enough alone" in finding.remedy
+    spared = disk.spared_bytes(situation.needed, situation.stages)
+    free = run_bytes(situation.needed, situation.stages) - spared + GIB // 10
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    outcome = check_disk(situation)
+    assert "not enough" not in outcome.findings[0].remedy
+    assert [(fix.name, fix.value) for fix in outcome.fixes] == [("train.save_total_limit", 1)]
 
 
 def test_what_a_resumed_run_has_written_need_not_be_free(situation, monkeypatch):

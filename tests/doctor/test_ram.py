@@ -133,3 +133,13 @@ def test_options_that_need_less(tmp_path):
     card = Settings(model={"llm": "tiny", "embedding_device": "cpu"}, device="cuda", train={"offload_activations": True})
     (finding,) = ram.check_memory(Situation(card, machine=machine(tmp_path, 0.5))).findings
     assert "--set train.offload_activations=false --set model.embedding_device=auto" in finding.remedy
+
+
+def test_a_limit_of_addresses_is_said(tmp_path):
+    limits = {"proc__self__limits": f"Max address space         {8 * GIB}           unlimited            bytes     \n"}
+    (finding,) = ram.check_memory(Situation(tiny(), machine=machine(tmp_path, 64, **limits))).findings
+    assert (finding.code, finding.level, finding.remedy) == ("E814", Level.WARN, "ulimit -v unlimited")
+    limits = {"proc__self__limits": f"Max address space         {GIB // 2}           unlimited            bytes     \n"}
+    assert ram.check_memory(Situation(tiny(), machine=machine(tmp_path, 64, **limits))).level is Level.FAIL
+    limits = {"proc__self__limits": "Max address space         unlimited           unlimited            bytes     \n"}
+    assert ram.check_memory(Situation(tiny(), machine=machine(tmp_path, 64, **limits))).level is Level.OK
