@@ -19,11 +19,11 @@ from cadmllm.doctor.check import Check, Finding, Level, Outcome, Report, Situati
 from cadmllm.doctor.imports import try_all
 from cadmllm.doctor.lines import lines
 from cadmllm.doctor.ranges import SHELL
+from cadmllm.doctor.running import make_checks
 from cadmllm.doctor.shadows import local, shadows
 from cadmllm.errors import CadmllmError, Exit
 
 OURS = str(Path(__file__).resolve().parents[1]) + os.sep
-GROUPS = ("system", "packages")
 _ASKS = {"--help", "-h", "--list", "--explain"}  # answered without a check
 
 
@@ -40,9 +40,10 @@ def shell_works() -> bool:
 
 def checks() -> tuple[Check, ...]:
     """The checks that need neither settings nor any package, the slow one (which imports all packages) last."""
-    from cadmllm.doctor.runner import chosen
+    from cadmllm.doctor import packages, system  # and no other room: 20 of them cost 100 ms
 
-    found = [check for check in chosen(GROUPS) if not check.needs_settings and not check.needs]
+    every = (*system.CHECKS, *packages.CHECKS)
+    found = [check for check in every if not (check.needs_settings or check.needs or check.deep)]
     return tuple(sorted(found, key=lambda check: check.name == "packages"))
 
 
@@ -74,15 +75,13 @@ def answer(argv: Sequence[str], error: BaseException | None = None) -> int:
 
 def examine(console: Console, *, verbose: bool = False, fresh: bool = False, error: BaseException | None = None) -> Report:
     """Makes the checks of stage 0; when they find nothing, `error` is the finding."""
-    from cadmllm.doctor.runner import run_checks
-
     situation = Situation(None, cache=Cache(fresh=fresh))
 
     def say(check: Check, outcome: Outcome, seconds: float = 0.0) -> None:
         for line in lines(console, check, outcome, verbose=verbose, seconds=seconds):
             console.print(line)
 
-    report = run_checks(situation, say, checks())
+    report = make_checks(situation, checks(), say)
     if not any(finding.level is Level.FAIL for finding in report.findings):
         last = Check("start", "the command line can be loaded", ("E802",), lambda _: _failed(error), group="packages")
         outcome = _failed(error)

@@ -1,9 +1,8 @@
-"""All checks in their order, each on its own: one that raises is a finding, never a crash."""
+"""All checks in their order."""
 
 from __future__ import annotations
 
 import difflib
-import time
 from collections.abc import Callable, Sequence
 
 from cadmllm.doctor import (
@@ -26,7 +25,8 @@ from cadmllm.doctor import (
     system,
     torchbuild,
 )
-from cadmllm.doctor.check import Check, Finding, Level, Outcome, Report, Situation
+from cadmllm.doctor.check import Check, Outcome, Report, Situation
+from cadmllm.doctor.running import make_checks
 from cadmllm.errors import CadmllmError, Exit
 
 GROUPS = ("system", "packages", "gpu", "checkpoints", "data", "disk", "logging", "plan", "proofs")
@@ -94,28 +94,4 @@ def run_checks(
         checks: which; all quick ones by default.
         strict: warnings keep from being ready, too.
     """
-    report = Report(plan=situation.plan, strict=strict)
-    for check in chosen() if checks is None else checks:
-        begun = time.perf_counter()
-        outcome = _run(check, situation)
-        report.seconds[check.name] = time.perf_counter() - begun
-        report.outcomes.append((check, outcome))
-        if said is not None:
-            said(check, outcome, report.seconds[check.name])
-    return report
-
-
-def _run(check: Check, situation: Situation) -> Outcome:
-    if check.needs_settings and situation.settings is None:
-        return Outcome(skipped="the settings cannot be read without pydantic")
-    lacking = [name for name in check.needs if name in situation.broken]
-    if lacking:
-        return Outcome(skipped=f"{lacking[0]} cannot be imported")
-    try:
-        return check.run(situation)
-    except CadmllmError as error:
-        return Outcome(findings=(Finding(error.code, Level.FAIL, check.name, error.message, error.remedy),))
-    except Exception as error:  # a check's own failure is a finding: the other checks still have something to say
-        message = f"the check {check.name} failed: {type(error).__name__}: {error}"
-        remedy = "report this with the output of: cadmllm doctor --json"
-        return Outcome(findings=(Finding("E899", Level.FAIL, check.name, message, remedy),))
+    return make_checks(situation, chosen() if checks is None else checks, said, strict=strict)
