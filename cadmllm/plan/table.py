@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from cadmllm.plan.memory import Memory, guide_recipe, longest_fit, predict
 from cadmllm.plan.sizes import GIB, KNOWN, LlmShape
-from cadmllm.resolve import preset_names, resolve
 
 GROUPS = {
     "linear layers": ("linear layers", "norms"),
@@ -55,6 +54,8 @@ def sentences(memory: Memory) -> list[str]:
 
 def preset_rows(names: Sequence[str]) -> list[list[str]]:
     """A row for each stage of each preset."""
+    from cadmllm.resolve import resolve  # and with it pydantic, which the doctor must do without
+
     rows = []
     for name in names:
         settings = resolve(preset=name, environ={}).settings
@@ -87,6 +88,8 @@ def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def main(names: Sequence[str]) -> None:
     """Print both tables, and what else fits."""
+    from cadmllm.resolve import preset_names, resolve
+
     groups = [group for group in GROUPS if group != "language model"]
     chosen = names or preset_names()
     print(markdown(["preset", "model", "stage", "tokens", *groups, "total", "in RAM"], preset_rows(chosen)))
