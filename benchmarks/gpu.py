@@ -12,7 +12,8 @@ whole optimizer steps but for the reading of data, after two that are not.
 `utilisation` is the arithmetic of a step (plan/speed.py) by seconds, over the rate of an 8192 x 8192 x 8192 product of bfloat16
 measured here; `useful` is the same without what checkpointing computes twice. `peak_gib` is allocated, `reserved_gib` what the
 allocator holds; the CUDA context stands beside them. `--recipe L ...` measures the guide's recipe: padding to L tokens, batch 2,
-LoRA, checkpointing, all logits, bfloat16.
+LoRA, checkpointing, all logits, bfloat16. `--numbers` measures how far every attention back end, NF4 and the optimizers are off
+float64 here, in all three types (what `cadmllm doctor --only numbers` judges for one run).
 
 On a lent machine (Python 3.12, torch 2.11, nothing to download) pydantic and, for NF4, bitsandbytes have to be carried. The wheel
 of bitsandbytes (125 MB) is over the 64 MiB of a call, but torch for CUDA 13.0 needs one of its libraries alone (4 MB). Here, in
@@ -38,6 +39,7 @@ One call each (10 minutes at most), G standing for `python3 benchmarks/gpu.py --
     for m in 0.6B 1.7B; do G --preset 16gb --set model.llm=Qwen/Qwen3-$m --set model.quantization=none --stages 1 3 \\
       --tokens 2048 4096 8192 16384 --recipe 2048 4096; done
     G --preset 80gb --stages 1 3 --tokens 8192 16384 65536 --recipe 2048 4096 16384
+    G --preset 16gb --stages --numbers
 """
 
 from __future__ import annotations
@@ -80,6 +82,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--stages", type=int, nargs="*", choices=(1, 2, 3), default=[1, 2, 3])
     parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 4096, 8192, 16384], help="of a packed micro-batch")
     parser.add_argument("--recipe", type=int, nargs="*", default=[], metavar="L", help="the guide's recipe, padded to L tokens")
+    parser.add_argument("--numbers", action="store_true", help="errors against float64, too")
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps that are timed")
     parser.add_argument("--micro-batches", type=int, default=2, help="of a step; more of them cost the same each")
     parser.add_argument("--cap-gb", type=float, default=0.0, help="of the card's memory, 10^9 bytes; 0: all of it")
@@ -105,6 +108,8 @@ def main() -> int:
         for measured in rows(args, settings):
             tell(args, measured(machine["rate"]))
             release(args.device)
+        for row in numbers(args, settings) if args.numbers else ():
+            tell(args, row)
     return 0
 
 
@@ -404,6 +409,20 @@ def memory(device: str) -> dict[str, Any]:
     peaks = {"peak_gib": torch.cuda.max_memory_allocated() / GIB, "reserved_gib": torch.cuda.max_memory_reserved() / GIB}
     torch.cuda.reset_peak_memory_stats()
     return peaks
+
+
+# Numbers.
+
+
+def numbers(args: argparse.Namespace, settings: Settings) -> Iterator[dict[str, Any]]:
+    """How far everything that can be computed here is off, at the sizes of the preset's model."""
+    from cadmllm.doctor.numerics import request_of
+    from cadmllm.doctor.numerics_probe import LIMITS, Request, examine
+
+    for dtype in LIMITS:
+        given: dict[str, Any] = request_of(settings, args.device) | {"dtype": dtype}
+        request = Request(**given)
+        yield from ({"what": "numbers", "dtype": dtype} | row for row in examine(request) if "test" in row)
 
 
 # The guide's recipe.
