@@ -83,7 +83,7 @@ def sentence(plan: dict[str, Any]) -> str:
     """'about 3.4 h (2.6 h to 5.4 h), 5.2 GiB of disk', for the last line of a ready doctor; '' without a plan."""
     from cadmllm.plan.timing import Time
 
-    if not plan:
+    if "time" not in plan:  # nothing was planned; proofs may have measured
         return ""
     told = plan["time"]
     time = Time(told["low"], told["likely"], told["high"], told["source"])

@@ -86,7 +86,7 @@ class Bench:
             try:
                 self._known[name] = make()
             except CadmllmError as error:
-                self._known[name] = error
+                self._known[name] = error.with_traceback(None)  # it would hold on to the model
         found = self._known[name]
         if isinstance(found, CadmllmError):
             raise found
@@ -178,7 +178,7 @@ class Taken:
         gradients: largest magnitude of each trained tensor's gradient, in each of the two steps.
         dead: what `train.flow` says of them.
         unjudged: parts of which no step could tell.
-        squeezed: what the micro-batch was cut down to as memory ran out; '' where it was not.
+        squeezed, fits: what the micro-batch was cut down to as memory ran out, in words and as a setting; '' where it was not.
     """
 
     steps: int = 0
@@ -198,3 +198,4 @@ class Taken:
     dead: CadmllmError | None = None
     unjudged: tuple[str, ...] = ()
     squeezed: str = ""
+    fits: str = ""

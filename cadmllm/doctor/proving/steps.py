@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import torch
 
 from cadmllm.doctor.check import Finding, Level, Outcome
+from cadmllm.doctor.machine import Machine
 from cadmllm.doctor.proving.taking import taken
+from cadmllm.doctor.ram import main_memory
 from cadmllm.errors import CadmllmError
 from cadmllm.plan.memory import fitting, predict
 from cadmllm.plan.moving import Shown
@@ -58,7 +59,8 @@ def free_bytes(bench: Bench) -> int:
     if bench.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(bench.device)
         return free + torch.cuda.memory_reserved(bench.device)
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = main_memory(Machine())
+    return 0 if memory is None else memory.available
 
 
 def _planned(bench: Bench, found: Taken) -> Memory | None:
@@ -111,15 +113,17 @@ def _squeezed(bench: Bench, found: Taken, free: int) -> list[Finding]:
         f"a micro-batch of {found.documents} samples, {found.tokens[0]:,} tokens, does not fit into {gib(free)}: memory ran out;"
         f" training would go on with {found.squeezed}, in more and slower passes"
     )
-    other = f"--set train.pack_tokens={max(bench.settings.train.max_seq_length, found.tokens[0] // 2)}"
-    return [Finding("E813", Level.FAIL, NAME, message, _way_out(bench, free) or other)]
+    others = _way_out(bench, free)
+    remedy = f"--set {found.fits} is what fits" + (f"; or keep the size and need less: {others}" if others else "")
+    return [Finding("E813", Level.FAIL, NAME, message, remedy)]
 
 
 def _way_out(bench: Bench, free: int) -> str:
-    """The smallest change that makes it fit, as the plan knows it; '' where it knows none."""
-    widths = bench.cached.widths if bench.cached else ()
+    """The smallest change that makes it fit, as the plan knows it; '' where it knows none, or thought that it fits as it is."""
+    widths, number = bench.cached.widths if bench.cached else (), bench.stage.number
     try:
-        return fitting(bench.settings, bench.stage.number, free, from_store=widths)
+        fits = predict(bench.settings, number, device="cuda", from_store=widths).total <= free
+        return "" if fits else fitting(bench.settings, number, free, from_store=widths)
     except UnknownShape:
         return ""
 

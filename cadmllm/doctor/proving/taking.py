@@ -65,7 +65,9 @@ def _take(bench: Bench) -> Taken:
     found.after = checksums(named(bench))
     found.unjudged = flow.unjudged
     squeeze = session.companions.squeeze
-    found.squeezed = str(squeeze.room) if squeeze.times else ""
+    if squeeze.times:
+        found.squeezed, room = str(squeeze.room), squeeze.room
+        found.fits = f"train.pack_tokens={room.tokens}" if room.packed else f"train.batch_size={room.samples}"
     if less is not None and not found.squeezed:
         bench.say(f"a step of {less.computed} tokens")
         twice = [less, less] if many else [less]
@@ -98,7 +100,7 @@ def _step(bench: Bench, found: Taken, batches: Sequence[Batch], flow: FlowCheck 
         try:
             flow.look(mix)
         except CadmllmError as error:
-            found.dead = error
+            found.dead = error.with_traceback(None)  # it would hold on to the model
 
     for _ in range(TRIES):
         bench.set_rates(found.steps)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from encoders import make_dino, make_michelangelo
 
 from cadmllm.doctor.proving import steps, worst
 from cadmllm.doctor.proving.live import Live
@@ -118,3 +119,46 @@ def test_live_counts_what_is_alive_at_once() -> None:
         del b, c
     assert live.peak == 2 * 4000
     assert live.now == 0
+
+
+@pytest.mark.long
+def test_a_stage_whose_predecessor_is_there_starts_from_it(bench, monkeypatch) -> None:
+    from cadmllm.doctor.proving import reload
+    from cadmllm.doctor.proving.bench import Bench, Intent
+
+    one = bench(stages=(1,))
+    reload.save(one, taken(one).steps)
+    (save,) = (one.settings.run.dir / "stage1_text_model" / "steps").glob("step_*")
+    two = bench(stages=(2,), **{"run.init_from": str(save)})
+    assert two.start.checkpoint == save
+    assert steps.prove(two).findings == ()
+    assert bench(stages=(2,)).start.reason.startswith("the base model")  # the stage before is missing
+    assert bench(stages=(2,), intent=Intent(from_scratch=True)).start.reason == "--from-scratch"
+    assert bench(stages=(1, 2)).start.reason == "the base model: the stage before is not trained yet"
+    resumed = Bench(one.settings, (1,), one.dataset, one.settings.run.dir / "other", one.console, Intent(resume=True))
+    assert resumed.start.checkpoint == save
+
+
+@pytest.mark.long
+def test_cached_features_are_used_as_training_uses_them(bench, lora, tmp_path) -> None:
+    from cadmllm.doctor.proving.__main__ import MODULES, proved
+    from cadmllm.train.encode import Options, encode
+
+    make_michelangelo(tmp_path / "points.pt")
+    make_dino(tmp_path / "dino")
+    frozen = {
+        "model.points_encoder": "michelangelo",
+        "model.points_checkpoint": str(tmp_path / "points.pt"),
+        "model.point_tokens": 9,
+        "model.image_encoder": str(tmp_path / "dino"),
+        "model.image_tokens": 5,
+        **lora,
+    }
+    running = bench(**frozen)
+    assert steps.prove(running).findings == () or steps.prove(running).findings[0].code == "E861"
+    encode(running.asked, running.dataset, tmp_path / "store", Options(draws=2, dtype="float32"), running.console)
+    b = bench(**frozen, **{"data.features": str(tmp_path / "store"), "stages.3.epochs": 8})
+    assert b.session.model.points.encoder is None
+    for name in MODULES:
+        outcome = proved(name, b)
+        assert [f.message for f in outcome.findings if f.level == "fail"] == [], name
