@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from types import ModuleType
 
 from cadmllm.console import Console
@@ -96,7 +97,7 @@ def _failed(error: BaseException | None) -> Outcome:
     else:
         named = culprit(error)
         what = describe(error)
-        remedy = f"{sys.executable} -m pip install --force-reinstall --no-deps {named or 'cadmllm'}"
+        remedy = f"{quote(sys.executable)} -m pip install --force-reinstall --no-deps {named or 'cadmllm'}"
     message = f"the command line cannot be loaded: {what}"
     return Outcome(findings=(Finding("E802", Level.FAIL, "start", message, remedy),))
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import re
 import sys
+from shlex import quote
 
 from cadmllm.doctor import compiler, pairs
 from cadmllm.doctor.check import Check, Finding, Fix, Level, Outcome, Situation
 from cadmllm.doctor.imports import Trial, try_all
 from cadmllm.doctor.installed import inventory
-from cadmllm.doctor.ranges import HEAVY, LIGHT, REQUIRED, SHELL, Extra, optional, pinned_versions, pip_command, required_ranges
+from cadmllm.doctor.ranges import (
+    HEAVY,
+    LIGHT,
+    REQUIRED,
+    SHELL,
+    Extra,
+    optional,
+    pinned_versions,
+    pip_command,
+    pip_commands,
+    required_ranges,
+)
 from cadmllm.doctor.requirement import in_range, normal, parse_version
 from cadmllm.doctor.shadows import Shadow, copies, copy_finding, local, shadow_finding, shadows
 
@@ -53,7 +65,13 @@ def check_versions(situation: Situation) -> Outcome:
     details: list[str] = []
     fixes: list[Fix] = []
     tested = pinned_versions()
+    absent = [name for name in ranges if stock.get(name) is None]
+    if len(absent) > 1:  # one command for all of them
+        message = f"{', '.join(absent[:-1])} and {absent[-1]} are not installed"
+        findings.append(Finding("E802", Level.FAIL, "versions", message, pip_commands({name: ranges[name] for name in absent})))
     for name, wanted in {**ranges, **{one.name: one.wanted for one in extra.values()}}.items():
+        if len(absent) > 1 and name in absent:
+            continue
         problem = _version_problem(situation, name, wanted, extra.get(name))
         if problem is not None:
             findings.append(problem)
@@ -89,14 +107,14 @@ def _version_problem(situation: Situation, name: str, wanted: str, extra: Extra 
     twins = [other.version for other in stock.found[normal(name)] if other.base == one.base]
     if len(twins) > 1:
         message = f"{name} has metadata of versions {' and '.join(twins)} in {one.base}: an update was interrupted"
-        return Finding("E802", Level.FAIL, "versions", message, f"{sys.executable} -m pip uninstall -y {name} && {again}")
+        return Finding("E802", Level.FAIL, "versions", message, f"{quote(sys.executable)} -m pip uninstall -y {name} && {again}")
     if not in_range(one.version, wanted):
         return Finding("E803", Level.FAIL, "versions", f"{name} {one.version} is outside {wanted}", install)
     return None
 
 
 def _install(name: str, wanted: str, extra: Extra | None) -> str:
-    return f"{sys.executable} -m pip install {extra.install}" if extra and extra.install else pip_command(name, wanted)
+    return f"{quote(sys.executable)} -m pip install {extra.install}" if extra and extra.install else pip_command(name, wanted)
 
 
 def check_packages(situation: Situation) -> Outcome:
@@ -122,7 +140,8 @@ def check_packages(situation: Situation) -> Outcome:
             continue
         findings.append(_library(trial) or _mismatch(trial) or _broken(situation, trial, ranges, extra, hidden.pop(name, None)))
     findings += [shadow_finding(shadow, "packages", given) for shadow in hidden.values() if shadow.name not in trials]
-    return Outcome(f"{len(modules) - len(missing)} packages import", tuple(findings))
+    lacking = f", {len(missing)} are not installed" if missing else ""
+    return Outcome(f"{len(modules) - len(missing)} packages import{lacking}", tuple(findings))
 
 
 def _library(trial: Trial) -> Finding | None:
@@ -165,7 +184,7 @@ def _broken(
     if one is None:
         return Finding("E802", Level.FAIL, "packages", message, remedy)
     if one.install:
-        remedy = f"{sys.executable} -m pip install --force-reinstall --no-deps {one.install}"
+        remedy = f"{quote(sys.executable)} -m pip install --force-reinstall --no-deps {one.install}"
     return Finding("E806", Level.FAIL, "packages", f"{message}; {one.why} needs it", f"{remedy}; or {one.without}")
 
 
@@ -186,7 +205,7 @@ def _top(name: str) -> str:
 def _through_another(message: str, other: str) -> Finding:
     remedy = pip_command(other, "", reinstall=True)
     if other not in REQUIRED:
-        remedy += f"; or, if nothing else needs it: {sys.executable} -m pip uninstall {other}"
+        remedy += f"; or, if nothing else needs it: {quote(sys.executable)} -m pip uninstall {other}"
     return Finding("E802", Level.FAIL, "packages", f"{message} (raised by {other}, which it imports)", remedy)
 
 

@@ -9,13 +9,14 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from shlex import quote
 
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.doctor.installed import Distribution, Inventory, closure, inventory
 from cadmllm.doctor.ranges import REQUIRED, optional, pip_command
 from cadmllm.doctor.requirement import in_range, parse_version
 
-PIP = f"{sys.executable} -m pip"
+PIP = f"{quote(sys.executable)} -m pip"
 # not ours, but taken by ours (transformers, peft, accelerate) wherever they happen to be installed
 NEIGHBOURS = ("torchvision", "torchaudio", "torchao", "flash-attn", "xformers", "triton")
 

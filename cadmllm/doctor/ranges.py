@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from cadmllm.doctor.check import Situation
 from cadmllm.doctor.installed import Inventory
@@ -113,7 +115,14 @@ def pinned_versions() -> dict[str, str]:
 
 def pip_command(name: str, wanted: str, *, reinstall: bool = False) -> str:
     """The command that installs a package in the version that the tests run with (or, outside a checkout, in its range)."""
-    force = "--force-reinstall --no-deps " if reinstall else ""
+    return pip_commands({name: wanted}, "--force-reinstall --no-deps " if reinstall else "")
+
+
+def pip_commands(ranges: Mapping[str, str], options: str = "") -> str:
+    """The same for several packages at once."""
     constraints = CHECKOUT / "constraints.txt"
-    what = f"-c {constraints} {name}" if constraints.is_file() else f"'{name}{wanted}'"
-    return f"{sys.executable} -m pip install {force}{what}"
+    if constraints.is_file():
+        what = f"-c {quote(str(constraints))} {' '.join(ranges)}"
+    else:
+        what = " ".join(f"'{name}{wanted}'" for name, wanted in ranges.items())
+    return f"{quote(sys.executable)} -m pip install {options}{what}"

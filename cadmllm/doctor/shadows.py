@@ -127,6 +127,6 @@ def copy_finding(used: Distribution, hidden: Distribution, check: str, given: st
     message = f"{used.name} {used.version} of {used.base} hides {hidden.version} of this environment ({hidden.base})"
     remedy = _way_out(used.metadata, given)
     if remedy.startswith("mv"):
-        remedy = f"{sys.executable} -m pip uninstall -y {used.name}"
+        remedy = f"{quote(sys.executable)} -m pip uninstall -y {used.name}"
     fix = Fix("environment", "PYTHONNOUSERSITE", "1", message) if remedy.startswith("export") else None
     return Finding("E802", Level.WARN, check, message, remedy), fix

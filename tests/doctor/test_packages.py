@@ -117,6 +117,12 @@ def test_versions_outside_the_range_and_missing_packages(monkeypatch):
     assert "pip install" in found[1].remedy
 
 
+def test_several_that_are_missing_take_one_command(monkeypatch):
+    (finding,) = versions_of(monkeypatch, {"gone-one": ">=1", "numpy": ">=2", "gone-two": ">=2", "gone-three": ""}).findings
+    assert finding.message == "gone-one, gone-two and gone-three are not installed"
+    assert finding.remedy.endswith("/constraints.txt gone-one gone-two gone-three")
+
+
 def test_a_version_in_range_that_is_not_the_tested_one_is_a_detail(monkeypatch):
     monkeypatch.setattr(packages, "pinned_versions", lambda: {"numpy": "2.0.1", "torch": pinned_versions()["torch"]})
     outcome = versions_of(monkeypatch, {"torch": ">=2.8", "numpy": ">=2"})
