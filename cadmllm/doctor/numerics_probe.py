@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# of the largest value: five roundings of the type; measured on CPUs are 1.2 at most, while a wrong mask, scale or layout is off
-# by all of it
+# of the largest value: five roundings of the type, ten of a gradient, which some kernels sum over heads in that type; measured
+# on CPUs are 0.6 and 2.6 at most, while a wrong mask, scale or layout is off by all of it
 LIMITS = {"bfloat16": 0.04, "float16": 0.005, "float32": 1e-4}
 TF32 = 0.005  # float32 whose products somebody has allowed to be rounded as much as float16
 DOCUMENTS = (37, 128, 1, 200)  # tokens: across, on and below the blocks of kernels
@@ -121,7 +121,7 @@ def _both_ways(
     found = torch.autograd.grad(out, list(given.values()), back)
     right = torch.autograd.grad(wanted, list(exact.values()), back.cpu().double())
     for name, ours, theirs in zip(inputs, found, right, strict=True):
-        yield Compared(f"gradient of {name}", _off(ours, theirs), limit)
+        yield Compared(f"gradient of {name}", _off(ours, theirs), 2 * limit)
 
 
 # Attention: [1, heads, T, head_dim] in, [1, T, heads, head_dim] out.

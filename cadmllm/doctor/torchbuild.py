@@ -54,7 +54,7 @@ class Build:
     def command(self) -> str:
         """Installs it in place of another build; the local version makes pip see that they differ."""
         index = f"https://download.pytorch.org/whl/{self.tag}"
-        return f"{sys.executable} -m pip install 'torch=={self.version}+{self.tag}' --index-url {index}"
+        return f"{sys.executable} -m pip install torch=={self.version}+{self.tag} --extra-index-url {index}"
 
 
 # PyTorch's RELEASE.md, "CUDA support matrix": since 2.12 no build has CUDA 12.8, so 2.11 is the newest for drivers below 580

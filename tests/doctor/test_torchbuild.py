@@ -106,7 +106,7 @@ def test_a_build_before_cuda_128_has_no_kernels_for_blackwell(check):
     finding = only(check(fake_torch("2.8.0+cu126", "12.6", CU126)))
     assert (finding.code, finding.level) == ("E812", Level.FAIL)
     assert "needs sm_120 (CUDA 12.8 or newer)" in finding.message
-    assert finding.remedy.endswith(f"'torch=={PINNED}+cu130' --index-url https://download.pytorch.org/whl/cu130")
+    assert finding.remedy.endswith(f"torch=={PINNED}+cu130 --extra-index-url https://download.pytorch.org/whl/cu130")
     finding = only(check(fake_torch("2.8.0+cu126", "12.6", CU126), cuda=(12, 8)))
     assert "torch==2.11.0+cu128" in finding.remedy
     assert "580 or newer" in finding.remedy
@@ -115,7 +115,7 @@ def test_a_build_before_cuda_128_has_no_kernels_for_blackwell(check):
 def test_an_old_card_needs_the_older_build(check):
     finding = only(check(fake_torch(), PASCAL, settings=Settings(dtype="float16")))
     assert finding.code == "E812"
-    assert f"'torch=={PINNED}+cu126'" in finding.remedy
+    assert f"torch=={PINNED}+cu126" in finding.remedy
 
 
 def test_a_kernel_that_cannot_be_launched(check):
