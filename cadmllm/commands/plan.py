@@ -53,6 +53,8 @@ def plan(
     if place is not None and place.kind == "cuda":
         settings = settings.model_copy(update={"device": "cuda"})  # planned for a card, whatever this machine has
     found = _planned(settings, stages, place, rate, tokens, console)
+    if found.unknown:
+        raise CadmllmError("E501", found.unknown, "download the model first, or name a folder: --set model.llm=FOLDER")
     told: dict[str, Any] = found.as_dict(settings)
     if guide:
         told["guide"] = _guide(settings, stages, place, console)
@@ -61,8 +63,6 @@ def plan(
     if apply:
         told["applied"] = _apply(found, shared)
     console.json(told)
-    if found.unknown:
-        raise CadmllmError("E501", found.unknown, "download the model first, or name a folder: --set model.llm=FOLDER")
     if found.fits is False and not told.get("applied"):
         raise typer.Exit(Exit.USER)
 
@@ -138,8 +138,6 @@ def _say(found: Plan, console: Console) -> None:
     from cadmllm.plan.timing import energy
     from cadmllm.plan.whole import gib, said_of
 
-    if found.unknown:
-        return
     if found.place is not None:
         place = found.place
         console.print(f"{place.name}: {gib(place.total)}, {gib(place.room)} can be had ({place.source})")
