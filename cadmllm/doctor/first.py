@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import quote
 from types import ModuleType
 
 from cadmllm.console import Console
@@ -19,6 +18,7 @@ from cadmllm.doctor.cache import Cache
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Report, Situation
 from cadmllm.doctor.imports import try_all
 from cadmllm.doctor.lines import lines
+from cadmllm.doctor.pip import pip
 from cadmllm.doctor.ranges import SHELL
 from cadmllm.doctor.running import make_checks
 from cadmllm.doctor.shadows import local, shadows
@@ -97,7 +97,7 @@ def _failed(error: BaseException | None) -> Outcome:
     else:
         named = culprit(error)
         what = describe(error)
-        remedy = f"{quote(sys.executable)} -m pip install --force-reinstall --no-deps {named or 'cadmllm'}"
+        remedy = pip("install", f"--force-reinstall --no-deps {named or 'cadmllm'}")
     message = f"the command line cannot be loaded: {what}"
     return Outcome(findings=(Finding("E802", Level.FAIL, "start", message, remedy),))
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
-from shlex import quote
 
 from cadmllm.doctor import compiler, pairs
 from cadmllm.doctor.check import Check, Finding, Fix, Level, Outcome, Situation
 from cadmllm.doctor.imports import Trial, try_all
 from cadmllm.doctor.installed import inventory
+from cadmllm.doctor.pip import pip
 from cadmllm.doctor.ranges import (
     HEAVY,
     LIGHT,
@@ -107,14 +106,14 @@ def _version_problem(situation: Situation, name: str, wanted: str, extra: Extra 
     twins = [other.version for other in stock.found[normal(name)] if other.base == one.base]
     if len(twins) > 1:
         message = f"{name} has metadata of versions {' and '.join(twins)} in {one.base}: an update was interrupted"
-        return Finding("E802", Level.FAIL, "versions", message, f"{quote(sys.executable)} -m pip uninstall -y {name} && {again}")
+        return Finding("E802", Level.FAIL, "versions", message, f"{pip('uninstall', name)} && {again}")
     if not in_range(one.version, wanted):
         return Finding("E803", Level.FAIL, "versions", f"{name} {one.version} is outside {wanted}", install)
     return None
 
 
 def _install(name: str, wanted: str, extra: Extra | None) -> str:
-    return f"{quote(sys.executable)} -m pip install {extra.install}" if extra and extra.install else pip_command(name, wanted)
+    return pip("install", extra.install) if extra and extra.install else pip_command(name, wanted)
 
 
 def check_packages(situation: Situation) -> Outcome:
@@ -184,7 +183,7 @@ def _broken(
     if one is None:
         return Finding("E802", Level.FAIL, "packages", message, remedy)
     if one.install:
-        remedy = f"{quote(sys.executable)} -m pip install --force-reinstall --no-deps {one.install}"
+        remedy = pip("install", f"--force-reinstall --no-deps {one.install}")
     return Finding("E806", Level.FAIL, "packages", f"{message}; {one.why} needs it", f"{remedy}; or {one.without}")
 
 
@@ -205,7 +204,7 @@ def _top(name: str) -> str:
 def _through_another(message: str, other: str) -> Finding:
     remedy = pip_command(other, "", reinstall=True)
     if other not in REQUIRED:
-        remedy += f"; or, if nothing else needs it: {quote(sys.executable)} -m pip uninstall {other}"
+        remedy += f"; or, if nothing else needs it: {pip('uninstall', other)}"
     return Finding("E802", Level.FAIL, "packages", f"{message} (raised by {other}, which it imports)", remedy)
 
 

@@ -6,17 +6,15 @@ Standard library only: versions are read from metadata, nothing is imported. Eac
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from shlex import quote
 
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.doctor.installed import Distribution, Inventory, closure, inventory
+from cadmllm.doctor.pip import pip
 from cadmllm.doctor.ranges import REQUIRED, optional, pip_command
 from cadmllm.doctor.requirement import in_range, parse_version
 
-PIP = f"{quote(sys.executable)} -m pip"
 # not ours, but taken by ours (transformers, peft, accelerate) wherever they happen to be installed
 NEIGHBOURS = ("torchvision", "torchaudio", "torchao", "flash-attn", "xformers", "triton")
 
@@ -94,7 +92,7 @@ def _conflicts(situation: Situation) -> list[Conflict]:
 
 def _mend(one: Distribution, needed: str, wanted: str) -> str:
     if one.name in NEIGHBOURS and one.name != "flash-attn":
-        return f"{PIP} uninstall -y {one.name} (cadmllm does not use it), or install the one for this {needed}"
+        return f"{pip('uninstall', one.name)} (cadmllm does not use it), or install the one for this {needed}"
     return pip_command(needed, wanted)
 
 
@@ -163,33 +161,33 @@ KNOWN: tuple[Pair, ...] = (
     Pair(
         "torchvision of another torch",
         _torchvision,
-        f"{PIP} uninstall -y torchvision (cadmllm does not use it; transformers imports it wherever it is)",
+        f"{pip('uninstall', 'torchvision')} (cadmllm does not use it; transformers imports it wherever it is)",
         "https://github.com/huggingface/diffusers/issues/9109, https://github.com/tenstorrent/tt-forge/pull/890",
     ),
     Pair(
         "torchao too old for peft",
         _torchao,
-        f"{PIP} uninstall -y torchao (cadmllm does not use it)",
+        f"{pip('uninstall', 'torchao')} (cadmllm does not use it)",
         "https://github.com/PrunaAI/pruna/pull/630, https://github.com/MakazhanAlpamys/Soup/issues/389",
         applies=_lora,
     ),
     Pair(
         "two modules pynvml",
         _pynvml,
-        f"{PIP} uninstall -y pynvml nvidia-ml-py3 && {pip_command('nvidia-ml-py', '>=12', reinstall=True)}",
+        f"{pip('uninstall', 'pynvml nvidia-ml-py3')} && {pip_command('nvidia-ml-py', '>=12', reinstall=True)}",
         "https://github.com/XuehaiPan/nvitop/issues/44, https://github.com/rapidsai/ucxx/issues/434",
         level=Level.WARN,
     ),
     Pair(
         "two modules OCP",
         _ocp,
-        f"{PIP} uninstall -y cadquery-ocp && {pip_command('cadquery-ocp-novtk', '>=8.0,<8.1', reinstall=True)}",
+        f"{pip('uninstall', 'cadquery-ocp')} && {pip_command('cadquery-ocp-novtk', '>=8.0,<8.1', reinstall=True)}",
         "https://github.com/jdilla1277/agentcad/pull/14, https://github.com/gumyr/build123d/issues/1337",
     ),
     Pair(
         "bitsandbytes without this CUDA",
         _bitsandbytes,
-        f"{PIP} install --upgrade bitsandbytes",
+        pip("install", "--upgrade bitsandbytes"),
         "bitsandbytes/cextension.py, get_cuda_bnb_library_path: no library of another major version is taken",
         applies=_wants_bitsandbytes,
     ),
@@ -202,7 +200,7 @@ def _again(name: str) -> str:
 
 def _rebuilt(name: str) -> str:
     if name == "flash-attn":
-        command = f"{PIP} install --force-reinstall --no-deps --no-cache-dir --no-build-isolation flash-attn"
+        command = pip("install", "--force-reinstall --no-deps --no-cache-dir --no-build-isolation flash-attn")
         return f"{command}; or --set model.attention=auto"
     return _again(name)
 
@@ -212,7 +210,7 @@ SIGNS: tuple[Sign, ...] = (
     Sign(
         r"torchvision::nms does not exist",
         "a torchvision that was built for another torch is in the way",
-        lambda name: f"{PIP} uninstall -y torchvision (cadmllm does not use it)",
+        lambda name: f"{pip('uninstall', 'torchvision')} (cadmllm does not use it)",
     ),
     # https://github.com/Dao-AILab/flash-attention/issues/1832
     Sign(r"undefined symbol: _ZNK?(2at|3c10|5torch)", "it was built for another torch", _rebuilt),
@@ -220,7 +218,7 @@ SIGNS: tuple[Sign, ...] = (
     Sign(
         r"pydantic[-_]core version .* is incompatible|from 'pydantic_core'",
         "pydantic and pydantic-core are of different releases",
-        lambda name: f"{PIP} install --force-reinstall pydantic",
+        lambda name: pip("install", "--force-reinstall pydantic"),
     ),
     # https://numpy.org/doc/stable/user/troubleshooting-importerror.html
     Sign(

@@ -12,6 +12,7 @@ from shlex import quote
 
 from cadmllm.doctor.check import Situation
 from cadmllm.doctor.installed import Inventory
+from cadmllm.doctor.pip import pip
 from cadmllm.doctor.requirement import Requirement, normal, parse_requirement
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -125,4 +126,4 @@ def pip_commands(ranges: Mapping[str, str], options: str = "") -> str:
         what = f"-c {quote(str(constraints))} {' '.join(ranges)}"
     else:
         what = " ".join(f"'{name}{wanted}'" for name, wanted in ranges.items())
-    return f"{quote(sys.executable)} -m pip install {options}{what}"
+    return pip("install", f"{options}{what}")

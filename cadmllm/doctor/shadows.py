@@ -12,6 +12,7 @@ from shlex import quote
 
 from cadmllm.doctor.check import Finding, Fix, Level, Situation
 from cadmllm.doctor.installed import Distribution, Inventory, homes, inventory
+from cadmllm.doctor.pip import pip
 
 # of the standard library, but nothing that a run imports: a folder of that name does no harm
 HARMLESS = {"antigravity", "idlelib", "lib2to3", "test", "this", "turtle", "turtledemo", "tkinter"}
@@ -127,6 +128,6 @@ def copy_finding(used: Distribution, hidden: Distribution, check: str, given: st
     message = f"{used.name} {used.version} of {used.base} hides {hidden.version} of this environment ({hidden.base})"
     remedy = _way_out(used.metadata, given)
     if remedy.startswith("mv"):
-        remedy = f"{quote(sys.executable)} -m pip uninstall -y {used.name}"
+        remedy = pip("uninstall", used.name)
     fix = Fix("environment", "PYTHONNOUSERSITE", "1", message) if remedy.startswith("export") else None
     return Finding("E802", Level.WARN, check, message, remedy), fix

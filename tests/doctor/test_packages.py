@@ -82,7 +82,7 @@ def test_another_package_that_is_to_blame_is_what_is_mended(monkeypatch):
     assert [f.code for f in findings] == ["E802"]
     assert "peft cannot be imported: OSError: damaged (raised by bitsandbytes, which it imports)" in findings[0].message
     assert "--force-reinstall --no-deps -c" in findings[0].remedy
-    assert findings[0].remedy.endswith("pip uninstall bitsandbytes")
+    assert findings[0].remedy.endswith("pip uninstall -y bitsandbytes")
     findings, _ = findings_of(monkeypatch, [Trial("wandb", "ModuleNotFoundError: No module named 'xxhash_'", "xxhash_")])
     assert findings[0].remedy.endswith("/constraints.txt wandb")
     assert "--force" not in findings[0].remedy

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from cadmllm.doctor import pairs
 from cadmllm.doctor.check import Level, Situation
 from cadmllm.doctor.installed import Inventory, scan, search_path
 from cadmllm.doctor.pairs import KNOWN, check_pairs, conflicts
@@ -137,7 +137,7 @@ def test_the_environment_of_the_tests_fits_together():
 def test_every_known_pair_has_a_source_and_a_command():
     for pair in KNOWN:
         assert pair.source.startswith("https://") or ".py" in pair.source
-        assert pair.remedy.startswith(pairs.PIP)
+        assert pair.remedy.startswith(f"{sys.executable} -m pip ")
     assert len({pair.name for pair in KNOWN}) == len(KNOWN)
 
 
