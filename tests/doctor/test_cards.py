@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from fake_gpu import GIB, card, nvml, wsl_card
-from scene import build
 
 from cadmllm.doctor import cards
 from cadmllm.doctor.cards import Card, Holder, card_of, cards_of, read_cards, visible
+from cadmllm.doctor.check import Situation
+from cadmllm.doctor.machine import Machine
+from cadmllm.settings import Settings
 
 
 @pytest.fixture
@@ -117,32 +119,41 @@ def test_what_cuda_may_see(chosen, indices):
     assert [one.index for one in visible(three, environ)] == indices
 
 
-def test_the_card_of_the_settings(tmp_path, monkeypatch):
-    scene = build(tmp_path, monkeypatch)
-    scene.stub("pynvml", nvml(card(name="A", uuid="GPU-a"), card(name="B", uuid="GPU-b")))
-    assert card_of(scene.situation()) is None, "device is cpu"
-    for device, chosen, name in (
+@pytest.fixture
+def situation(tmp_path):
+    """A run on `device` beside two cards."""
+
+    def make(device: str, **environ: str) -> Situation:
+        (tmp_path / "pynvml.py").write_text(nvml(card(name="A", uuid="GPU-a"), card(name="B", uuid="GPU-b")), encoding="utf-8")
+        return Situation(Settings(device=device), machine=Machine(tmp_path, {"PYTHONPATH": str(tmp_path), **environ}))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("device", "chosen", "name"),
+    [
+        ("cpu", None, None),
         ("auto", None, "A"),
         ("cuda", "1", "B"),
         ("cuda:1", None, "B"),
         ("cuda:1", "1,0", "A"),
         ("cuda:1", "GPU-b", None),
         ("auto", "", None),
-    ):
-        scene.values = {"device": device}
-        scene.environ = {} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen}
-        found = card_of(scene.situation())
-        assert (found.name if found else None) == name, (device, chosen)
+    ],
+)
+def test_the_card_of_the_settings(situation, device, chosen, name):
+    environ = {} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen}
+    found = card_of(situation(device, **environ))
+    assert (found.name if found else None) == name
 
 
-def test_nvml_is_asked_once_and_not_at_all_for_a_cpu(tmp_path, monkeypatch):
-    scene = build(tmp_path, monkeypatch)
+def test_nvml_is_asked_once_and_not_at_all_for_a_cpu(situation, monkeypatch):
     asked = []
     monkeypatch.setattr(cards, "read_cards", lambda environ: asked.append(environ) or cards.Cards())
-    assert card_of(scene.situation()) is None
+    assert card_of(situation("cpu")) is None
     assert asked == []
-    scene.values = {"device": "auto"}
-    situation = scene.situation()
-    assert cards_of(situation) is cards_of(situation)
-    assert card_of(situation) is None
+    here = situation("auto")
+    assert cards_of(here) is cards_of(here)
+    assert card_of(here) is None
     assert len(asked) == 1
