@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cadmllm.corpus.facts import Facts, Flaw
-from cadmllm.corpus.pixels import SMALLEST, is_blank, load_rgb
 from cadmllm.corpus.points import read_cloud
 from cadmllm.errors import CadmllmError
 
@@ -53,6 +52,8 @@ def examine_views(paths: Sequence[Path]) -> Facts:
         Values: `views` (count), `numbers` (as in the files' names), `width`, `height` (of the smallest view, pixels).
         Flaws: E405, E420, E421, E424, E440 to E442, E444, E445.
     """
+    from cadmllm.corpus.pixels import SMALLEST, is_blank, load_rgb  # needs Pillow, which text alone does without
+
     flaws: list[Flaw] = []
     sizes: list[tuple[int, int]] = []
     good = 0

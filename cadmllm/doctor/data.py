@@ -165,6 +165,10 @@ def _stage(situation: Situation, number: int, stocks: dict[int, Stock]) -> Itera
     settings, stock = situation.needed, stocks[number]
     ids, root = len(stock.lengths), settings.data.root
     usable = stock.lengths > 0
+    if not ids:
+        message = f"no id is left for stage {number} to train on: all are held out, for evaluation or excluded"
+        yield Finding("E406", Level.FAIL, NAME, message, f"correct the lists of ids, or make new ones: cadmllm data split {root}")
+        return
     if not usable.any():
         message = f"none of the {ids} training ids can train stage {number}: no program of theirs can be used"
         yield Finding("E406", Level.FAIL, NAME, message, f"look at the data: cadmllm data check {root} --stage {number}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -144,6 +145,10 @@ def unknown_alone(scene: Scene) -> None:
     listed(scene, "train", "0000/nobody")
 
 
+def everything_held_out(scene: Scene) -> None:
+    listed(scene, "val", *(f"0000/{path.stem}" for path in programs(scene)))
+
+
 def list_not_there(scene: Scene) -> None:
     scene.values["data.exclude"] = str(scene.folder / "gone.txt")
 
@@ -200,6 +205,22 @@ def index_damaged(scene: Scene) -> None:
     for path in (scene.folder / "index").iterdir():
         path.unlink()
     found.path.write_bytes(b"not a database at all, " * 1000)
+
+
+def index_of_another_version(scene: Scene) -> None:
+    scene.values["data.index"] = str(scene.folder / "index")
+    found = open_dataset(scene.settings().data).index
+    found.db.execute("PRAGMA user_version = 99")
+    found.close()
+
+
+def index_that_was_outrun(scene: Scene) -> None:
+    """Programs are cut short in place: their folder does not tell, so the index takes them for what they were."""
+    for path in programs(scene):
+        os.utime(path.parent, (1, 1))
+    open_dataset(scene.settings().data)
+    for path in programs(scene):
+        path.write_bytes(path.read_bytes()[:-100])
 
 
 def features_not_there(scene: Scene) -> None:
@@ -270,6 +291,8 @@ CASES = (
     Case("data-index-folder-read-only", "E482", index_of_nobody, DATA, "warn"),
     Case("data-index-nowhere", "E482", index_nowhere, DATA),
     Case("data-index-damaged", "E482", index_damaged, DATA, "warn"),
+    Case("data-index-of-another-version", "E482", index_of_another_version, DATA, "warn"),
+    Case("data-index-that-was-outrun", "E422", index_that_was_outrun, ("data-files",), "warn"),
     Case("features-not-there", "E471", features_not_there, ("features",)),
     Case("features-cut-short", "E471", features_cut, ("features",)),
     Case("features-of-fewer-ids", "E471", features_of_fewer, ("features",)),
@@ -286,6 +309,7 @@ CASES = (
     from_table("unsafe ids", "E403"),
     from_table("a list with unsafe ids", "E403"),
     from_table("a list that is a pipe", "E407", "fail"),
+    Case("data-everything-held-out", "E406", everything_held_out, DATA),
     from_table("a program that is a link out", "E419"),
     from_table("a folder of programs that is a link out", "E419", "fail"),
     from_table("ids that differ in letter case", "E418"),
