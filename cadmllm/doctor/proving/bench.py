@@ -172,6 +172,7 @@ class Taken:
         tokens: computed in the largest micro-batch, and in the shorter one (0: there is none).
         documents, supervised, clouds, views: samples, supervised tokens, clouds and views of the worst micro-batch.
         combinations: what its samples show, in all.
+        alone: it is the only micro-batch of its steps, so that no gradients stand there when it begins.
         peak, shorter: bytes at the most; reserved: what the allocator held (0 on a CPU).
         losses: of the steps.
         before, after: checksums of every parameter and buffer, before the first and after the second update.
@@ -188,6 +189,7 @@ class Taken:
     clouds: int = 0
     views: int = 0
     combinations: tuple[str, ...] = ()
+    alone: bool = True
     peak: int = 0
     shorter: int = 0
     reserved: int = 0

@@ -56,6 +56,7 @@ def _take(bench: Bench) -> Taken:
     # with several micro-batches a step, the fullest is computed while gradients of another are there already
     many = _micro_batches(bench) > 1.0 and less is not None
     batches = [less, worst_one] if many and less is not None else [worst_one]
+    found.alone = len(batches) == 1
     found.before = checksums(named(bench))
     flow = FlowCheck(session.infos, session.engine.optimizer.param_groups, steps=1)
     bench.say(f"a step of {worst_one.computed} tokens")
