@@ -5,7 +5,7 @@ from __future__ import annotations
 from cadmllm.doctor.cards import Card, Holder, card_of
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.doctor.probe import Probe, run_probe
-from cadmllm.plan.memory import predict
+from cadmllm.plan.memory import fitting, predict
 from cadmllm.plan.parts import UnknownShape
 from cadmllm.plan.sizes import GIB
 
@@ -23,9 +23,10 @@ THROTTLED = {
     0x08: "the hardware slows it down",
 }
 HEAT, POWER = 0x60, 0x80
+# the only switch there is; some drivers ignore it under WSL (github.com/microsoft/WSL/issues/11050): never the first remedy
 POLICY = (
-    "NVIDIA Control Panel on Windows > Manage 3D settings > CUDA - Sysmem Fallback Policy: Prefer No Sysmem Fallback, "
-    "then in Windows: wsl --shutdown"
+    "NVIDIA Control Panel on Windows > Manage 3D settings > Global > CUDA - Sysmem Fallback Policy: Prefer No Sysmem Fallback, "
+    "then in Windows: wsl --shutdown (some drivers ignore it under WSL: cadmllm doctor --only spill tells)"
 )
 SPILL_SECONDS, BLOCK = 120.0, GIB // 4
 SPILLED = 5  # times slower than the first blocks: GDDR is 20 and more times as fast as PCIe
@@ -92,7 +93,8 @@ def _judge_room(situation: Situation, card: Card) -> list[Finding]:
         findings.append(Finding("E852", Level.WARN, "gpu-load", f"{numbers}: {held_by(card)}", remedy))
     if wsl:
         message = f"{numbers}, and under WSL what does not fit spills into main memory: about 10 times slower, with no error"
-        findings.append(Finding("E856", Level.WARN, "gpu-load", message, POLICY))
+        smaller = fitting(situation.needed, max(situation.stages, default=3), card.free) or "a smaller preset (cadmllm plan)"
+        findings.append(Finding("E856", Level.WARN, "gpu-load", message, f"{smaller}; or, to fail instead of spilling: {POLICY}"))
     return findings
 
 
@@ -160,8 +162,8 @@ def judge_link(card: Card) -> list[Finding]:
         slow = f"what goes to and from main memory is {most // width} times slower"
         message = f"the {card.name} has {width} of {most} PCIe lanes: {slow}"
         remedy = (
-            "switch off and reseat the card (or its riser), in the mainboard's first long slot; "
-            f"then: nvidia-smi -i {card.uuid} --query-gpu=pcie.link.width.current,pcie.link.width.max --format=csv"
+            f"look again under load: nvidia-smi -i {card.uuid} --query-gpu=pcie.link.width.current --format=csv -l 1; "
+            "if it stays so, switch off and reseat the card or its riser, in the mainboard's first long slot"
         )
         return [Finding("E855", Level.WARN, "gpu-load", message, remedy)]
     if now and best and now < best - 1 and (card.utilisation or 0) >= BUSY:
@@ -211,10 +213,10 @@ def _judge_spill(card: Card, probe: Probe) -> Outcome:
     if at is not None:
         slow = f"{rates[at] / 1e9:.1f} GB/s where the first blocks were copied at {_usual(rates) / 1e9:.0f}"
         message = f"the {card.name} spills into main memory from {at * BLOCK / GIB:.2f} GiB on: {slow}"
-        return Outcome(findings=(Finding("E856", Level.WARN, "spill", message, POLICY),))
+        return Outcome(findings=(Finding("E856", Level.WARN, "spill", message, _below(at)),))
     if probe.end.startswith("no answer"):
         message = f"filling the {card.name} gave {probe.end} after {filled:.1f} GiB, as if it spilled into main memory"
-        return Outcome(findings=(Finding("E856", Level.WARN, "spill", message, POLICY),))
+        return Outcome(findings=(Finding("E856", Level.WARN, "spill", message, _below(len(rates))),))
     if probe.end:
         message = f"filling the {card.name} ended after {filled:.1f} GiB with {probe.end} {probe.stderr}".rstrip()
         remedy = "in a terminal of Windows: wsl --shutdown; if it stays so, install the newest NVIDIA driver on Windows"
@@ -222,6 +224,10 @@ def _judge_spill(card: Card, probe: Probe) -> Outcome:
     full = next((line["full"] for line in probe.lines if "full" in line), "")
     details = (f"copied at {_usual(rates) / 1e9:.0f} GB/s" + (f"; then it said: {full}" if full else ""),)
     return Outcome(f"{filled:.1f} GiB filled without a spill", details=details)
+
+
+def _below(blocks: int) -> str:
+    return f"keep the run below {blocks * BLOCK / GIB:.1f} GiB (cadmllm plan tells what it takes); or {POLICY}"
 
 
 def spilled_at(rates: list[float]) -> int | None:

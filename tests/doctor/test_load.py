@@ -96,6 +96,7 @@ def test_wsl_spills(situation):
     assert (who.code, spill.code) == ("E852", "E856")
     assert "NVML does not name here" in who.message
     assert "Task Manager" in who.remedy
+    assert spill.remedy.startswith("--set train.")
     assert "Prefer No Sysmem Fallback" in spill.remedy
     small = replace(IDLE, total=8 * GIB, free=7 * GIB)
     assert [f.code for f in check_load(situation(small, wsl=True)).findings] == ["E856"]
