@@ -50,7 +50,8 @@ def check_data(situation: Situation) -> Outcome:
     clouds, views = int(shows["point_cloud"].sum()), int(shows["image"].sum())
     counts = f"{len(train):,} to train on ({clouds:,} with points, {views:,} with views)"
     summary = f"{counts}, {len(held_out):,} held out ({settings.data.root})"
-    return Outcome(summary, tuple(findings), details=tuple(_readiness(situation, stocks)))
+    fixes = tuple(_fixes(situation, findings, stocks))
+    return Outcome(summary, tuple(findings), details=tuple(_readiness(situation, stocks)), fixes=fixes)
 
 
 def opened(situation: Situation) -> DataSet:
@@ -189,9 +190,34 @@ def _stage(situation: Situation, number: int, stocks: dict[int, Stock]) -> Itera
 
 
 def _make(settings: Settings, need: str) -> str:
+    """What brings a modality: its folder where it was made and not named, else the command that makes it."""
     from cadmllm.corpus.completeness import how_to_make
+    from cadmllm.corpus.remedies import quoted
 
+    made = _made(settings, need)
+    if made is not None:
+        return f"{made} has some: --set data.{_FOLDERS[need]}={quoted(made)}"
     return how_to_make(settings, _FOLDERS[need])
+
+
+def _made(settings: Settings, need: str) -> Path | None:
+    """The folder that `data prepare` writes where it is told so, if it is there and the settings do not name one."""
+    data = settings.data
+    if (data.points if need == "point_cloud" else data.img) is not None:
+        return None
+    whole = data.root.absolute()
+    folder = whole.parent / f"{whole.name}-derived" / ("pcd" if need == "point_cloud" else "img")
+    return folder if folder.is_dir() else None
+
+
+def _fixes(situation: Situation, findings: list[Finding], stocks: dict[int, Stock]) -> Iterator[Fix]:
+    """Clouds or views that a finding misses, and that are there."""
+    if not any(finding.code in ("E406", "E466") for finding in findings):
+        return
+    for need in dict.fromkeys(need for number in situation.stages for need in stocks[number].shows):
+        made = _made(situation.needed, need)
+        if made is not None:
+            yield Fix("setting", f"data.{_FOLDERS[need]}", str(made), f"the {_WORDS[need]} of the data set were made there")
 
 
 def _meanwhile(situation: Situation, number: int, stocks: dict[int, Stock]) -> str:

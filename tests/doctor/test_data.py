@@ -72,6 +72,17 @@ def test_a_stage_without_its_modality_is_named(data_set, folder, stage, option):
     assert finding.remedy.endswith("cadmllm train " + " ".join(f"stage{n}" for n in range(1, stage)))
 
 
+def test_clouds_that_were_made_and_not_named_are_pointed_to(data_set):
+    made = data_set.parent / "a data set-derived" / "pcd"
+    made.parent.mkdir()
+    (data_set / "pcd").rename(made)
+    outcome = run(situation(data_set, 2))
+    assert outcome.fixes == (Fix("setting", "data.points", str(made), "the points of the data set were made there"),)
+    assert f"{made} has some: --set data.points='{made}'" in outcome.findings[0].remedy
+    assert run(situation(data_set, 2, data={"points": made})).level is Level.OK
+    assert run(situation(data_set, 1)).fixes == (), "nothing is missing"
+
+
 def test_a_modality_that_most_lack_is_a_warning(data_set):
     for path in sorted((data_set / "pcd" / "0000").iterdir())[5:]:
         path.unlink()
