@@ -98,7 +98,7 @@ def shadow_finding(shadow: Shadow, check: str, given: str, reason: str = "", cod
         code: E806 for an optional package.
     """
     message = f"{shadow.module} is taken from {shadow.taken}, which hides {shadow.instead}"
-    message += f" and cannot be imported: {reason}" if reason else ""
+    message = f"{shadow.name} cannot be imported: {reason}; {message}" if reason else message
     level = Level.FAIL if reason or shadow.fails else Level.WARN
     return Finding(code, level, check, message, _way_out(shadow.taken, given))
 

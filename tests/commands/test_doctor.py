@@ -208,9 +208,9 @@ def test_the_real_thing_with_a_torch_that_takes_python_down(tmp_path):
     lines = run.stdout.splitlines()
     assert lines[-1].startswith("not ready: E802")
     heads = [line for line in lines if line.startswith("[")]
-    assert len(heads) == len(CHECKS)
+    assert len(heads) >= sum(not check.deep for check in CHECKS)
     assert all(LINE.match(line) for line in heads), heads
-    (packages,) = [line for line in heads if " packages" in line]
+    (packages,) = [line for line in heads if " packages: " in line]
     assert "E802 torch cannot be imported: the import ended with killed by SIGSEGV" in packages
 
 
@@ -219,5 +219,5 @@ def test_it_answers_even_without_pydantic(tmp_path):
     run = doctor(tmp_path, "--json", pydantic="raise ImportError('broken on purpose')", **slow)
     assert run.returncode == 1
     messages = [finding["message"] for finding in json.loads(run.stdout)["findings"]]
-    assert "pydantic cannot be imported: ImportError: broken on purpose" in messages
+    assert any(message.startswith("pydantic cannot be imported: ImportError: broken on purpose") for message in messages)
     assert "Traceback" not in run.stderr
