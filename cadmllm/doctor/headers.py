@@ -53,6 +53,8 @@ def read_header(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            brace = file.read(1)
+            file.seek(8)
             text = file.read(length) if 2 <= length <= min(LONGEST, size - 8) else b""
     except OSError as error:
         raise BadFile(f"cannot be read ({error.strerror or error})") from error
@@ -62,7 +64,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
         other = what_it_is(path)
         if other:
             raise BadFile(f"is {other}, not safetensors")
-        if length > LONGEST or length < 2:
+        if length > LONGEST or length < 2 or brace not in (b"{", b""):
             raise BadFile(f"does not begin as safetensors do (a header of {length} bytes)")
         raise BadFile(f"is cut off in its header: {8 + length - size:,} of {8 + length:,} bytes lack")
     return _tensors(_parsed(text), 8 + length, size)
