@@ -17,7 +17,7 @@ from cadmllm.doctor.probe import run_probe
 
 LIMIT = 150.0  # seconds for one chain: a cold disk under WSL takes a minute
 # what changes how modules are found, which libraries are loaded, or what packages do while they are imported
-VARIABLES = ("PYTHON", "LD_", "TORCH", "BNB_", "CUDA_HOME", "HF_", "TRANSFORMERS_", "USE_", "PROTOCOL_BUFFERS_")
+VARIABLES = ("PYTHON", "LD_", "TORCH_", "BNB_", "CUDA_HOME", "HF_", "TRANSFORMERS_", "USE_", "PROTOCOL_BUFFERS_")
 # the loader's table of system libraries, and the driver: another library may be taken although the former is still there
 TABLES = ("etc/ld.so.cache", "etc/ld.so.preload", "proc/driver/nvidia/version")
 

@@ -227,7 +227,7 @@ CHECKS = (
         group="packages",
         cached_by=(
             "size and time of change of every file and library that a good import has read, the loader's table of libraries, the "
-            "driver; the interpreter; variables PYTHON*, LD_*, TORCH*, BNB_*, HF_*, ..."
+            "driver; the interpreter; variables PYTHON*, LD_*, TORCH_*, BNB_*, HF_*, ..."
         ),
     ),
     *compiler.CHECKS,

@@ -79,7 +79,7 @@ def _conflicts(situation: Situation) -> list[Conflict]:
             other = stock.get(need.name)
             if other is None:
                 # an own build of torch may take CUDA's libraries from elsewhere: its import tells
-                if need.name in REQUIRED or need.name.startswith("nvidia-"):
+                if need.name in REQUIRED or need.name.startswith(("nvidia-", "cuda-")):
                     continue
                 text = f"{one.name} {one.version} needs {need.name}{need.wanted}, which is not installed"
             elif not in_range(other.version, need.wanted):
