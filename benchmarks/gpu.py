@@ -39,6 +39,10 @@ One call each (10 minutes at most), G standing for `python3 benchmarks/gpu.py --
     for m in 0.6B 1.7B; do G --preset 16gb --set model.llm=Qwen/Qwen3-$m --set model.quantization=none --stages 1 3 \\
       --tokens 2048 4096 8192 16384 --recipe 2048 4096; done
     G --preset 80gb --stages 1 3 --tokens 8192 16384 65536 --recipe 2048 4096 16384
+    G --preset 16gb --stages 3 --tokens --proofs
+
+`--proofs` makes the proofs of `doctor --deep` over the bundled data set: peak planned and measured, gradients, labels, save and
+reload, prefill against training, loader, time. None of that was measured on a GPU yet.
     G --preset 16gb --stages --numbers
 """
 
@@ -80,9 +84,10 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="16gb", help="whose settings are measured")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting over the preset's")
     parser.add_argument("--stages", type=int, nargs="*", choices=(1, 2, 3), default=[1, 2, 3])
-    parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 4096, 8192, 16384], help="of a packed micro-batch")
+    parser.add_argument("--tokens", type=int, nargs="*", default=[2048, 4096, 8192, 16384], help="of a packed micro-batch")
     parser.add_argument("--recipe", type=int, nargs="*", default=[], metavar="L", help="the guide's recipe, padded to L tokens")
     parser.add_argument("--numbers", action="store_true", help="errors against float64, too")
+    parser.add_argument("--proofs", action="store_true", help="the doctor's proofs of each stage")
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps that are timed")
     parser.add_argument("--micro-batches", type=int, default=2, help="of a step; more of them cost the same each")
     parser.add_argument("--cap-gb", type=float, default=0.0, help="of the card's memory, 10^9 bytes; 0: all of it")
@@ -120,6 +125,9 @@ def rows(args: argparse.Namespace, settings: Settings) -> Iterator[Callable[[flo
             changed = settings.model_copy(deep=True)
             changed.train.pack_tokens, changed.train.max_seq_length = tokens, min(tokens, settings.train.max_seq_length)
             yield lambda rate, stage=stage, chosen=changed: guarded(ours, args, chosen, stage, rate)
+    if args.proofs:
+        for stage in args.stages:
+            yield lambda rate, stage=stage: guarded(proofs, args, settings, stage, rate)
     for length in args.recipe:
         yield lambda rate, length=length: guarded(recipe, args, settings, length, rate)
 
@@ -133,9 +141,9 @@ def guarded(
     from cadmllm.errors import CadmllmError
     from cadmllm.train.step import OutOfRoom
 
-    name, size = ("stage", which) if measure is ours else ("recipe_length", which)
+    name, size = ("recipe_length", which) if measure is recipe else ("stage", which)
     model = {"llm": args.llm_name, "quantization": settings.model.quantization, "dtype": settings.dtype, name: size}
-    row: dict[str, Any] = {"what": "ours" if measure is ours else "recipe"} | model | {"cap_gb": args.cap_gb or None}
+    row: dict[str, Any] = {"what": measure.__name__} | model | {"cap_gb": args.cap_gb or None}
     if measure is ours:
         row["pack_tokens"] = settings.train.pack_tokens
     try:
@@ -288,18 +296,51 @@ def packed(linear: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 def build(settings: Settings, stage: int) -> CadMLLM:
     """`fusion.build_model` with a decoder that `filled` gave."""
+    from cadmllm.models import fusion
+
+    with patch.object(fusion, "load_backbone", loader()):
+        return fusion.build_model(settings, stage)
+
+
+def loader() -> Callable[..., Any]:
+    """What stands in for `backbone.load_backbone`."""
     from transformers import AutoTokenizer
 
-    from cadmllm.models import backbone, fusion
+    from cadmllm.models import backbone
 
     def load(settings: Settings, device: torch.device | None = None) -> backbone.Backbone:
         folder = settings.model.llm
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         model = backbone._with_lora(filled(settings, device or backbone.pick_device(settings)), settings, folder)
-        return backbone.Backbone(model, tokenizer, len(tokenizer), Path(folder), None, {})
+        mark = dict.fromkeys(("config", "tokenizer", "weights"), "random")
+        return backbone.Backbone(model, tokenizer, len(tokenizer), Path(folder), None, mark)
 
-    with patch.object(fusion, "load_backbone", load):
-        return fusion.build_model(settings, stage)
+    return load
+
+
+# The doctor's proofs.
+
+
+def proofs(args: argparse.Namespace, settings: Settings, stage: int, rate: float) -> dict[str, Any]:
+    """Each proof of a stage with a decoder that `filled` gave, on the bundled data set: seconds, what it says, what it finds."""
+    from cadmllm.console import Console, jsonable
+    from cadmllm.corpus.layout import open_dataset
+    from cadmllm.doctor.proving.__main__ import MODULES, proved
+    from cadmllm.doctor.proving.bench import Bench, Intent
+    from cadmllm.models import fusion
+
+    chosen = settings.model_copy(deep=True)
+    chosen.data.root = bundled("data")
+    found: dict[str, Any] = {}
+    with patch.object(fusion, "load_backbone", loader()), tempfile.TemporaryDirectory(prefix="cadmllm-proofs-") as folder:
+        bench = Bench(chosen, [stage], open_dataset(chosen.data), Path(folder), Console(quiet=True), Intent(from_scratch=True))
+        for name in MODULES:
+            began = time.perf_counter()
+            outcome = proved(name, bench)
+            findings = [f"{finding.code} {finding.message}" for finding in outcome.findings]
+            found[name] = {"seconds": time.perf_counter() - began, "summary": outcome.summary, "findings": findings}
+        bench.release()
+        return {"proofs": found, "measured": jsonable(bench.measured)}
 
 
 # Ours.

@@ -31,3 +31,17 @@ def test_a_row_for_each_stage_and_length(tmp_path, quantization):
         assert 0 < row["useful"] < row["utilisation"]  # the preset's checkpointing computes layers twice
     assert (rows[1]["stage"], rows[2]["stage"]) == (1, 3)
     assert rows[3]["samples_per_s"] > 0
+
+
+@pytest.mark.long
+def test_the_doctors_proofs_run_on_a_decoder_without_a_file(tmp_path):
+    small = ["--device", "cpu", "--tiny", "--stages", "3", "--tokens", "--proofs", "--set", "train.max_seq_length=1024"]
+    small += ["--set", "model.quantization=none", "--set", "train.batch_size=2", "--set", "train.accumulation=2"]
+    done = subprocess.run([sys.executable, str(SCRIPT), *small], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert row["what"] == "proofs"
+    assert list(row["proofs"]) == ["steps", "gradients", "labels", "reload", "prefill", "loader", "time"]
+    for name in ("gradients", "labels", "reload", "prefill"):
+        assert row["proofs"][name]["findings"] == [], name
+    assert row["measured"]["time"]["seconds"] > 0
