@@ -1,27 +1,26 @@
-"""The run fits: memory of every stage against this card (or this machine's RAM), time, disk and energy. No torch."""
+"""The run fits: memory of every stage against this card, time, disk and energy. No torch.
+
+On a CPU the plan is made against main memory, which the check `memory` judges (`doctor/ram.py`).
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cadmllm.doctor.cards import card_of
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
+from cadmllm.doctor.ram import main_memory
 from cadmllm.errors import CadmllmError
-from cadmllm.plan.sizes import GIB
 from cadmllm.plan.table import grouped
 from cadmllm.plan.whole import Place, Plan, StagePlan, gib, make, said_of
 
 if TYPE_CHECKING:
     from cadmllm.corpus.layout import DataSet
-    from cadmllm.doctor.machine import Machine
     from cadmllm.plan.timing import Workload
     from cadmllm.settings import Settings
 
 NAME = "plan"
-PYTHON = GIB  # bytes that Python, torch and a loader take of main memory beside tensors: an assumption
-_MEMINFO = re.compile(r"^(MemTotal|MemAvailable):\s+(\d+) kB", re.MULTILINE)
 
 
 def check_fit(situation: Situation) -> Outcome:
@@ -36,8 +35,9 @@ def check_fit(situation: Situation) -> Outcome:
     situation.plan.update(plan.as_dict(settings))
     if plan.unknown:
         return Outcome(skipped=f"{plan.unknown}; its config.json says it, once the model is on this machine")
-    findings = [*_judge(plan), *_judge_ram(plan, situation.machine)]
-    return Outcome(_summary(plan), tuple(findings), details=tuple(_details(plan, lacking)))
+    if not plan.stages:
+        return Outcome(skipped="no stage is to be trained")
+    return Outcome(_summary(plan), tuple(_judge(plan)), details=tuple(_details(plan, lacking)))
 
 
 def place_of(situation: Situation) -> Place | None:
@@ -46,15 +46,8 @@ def place_of(situation: Situation) -> Place | None:
     card = card_of(situation)
     if card is not None:
         return Place(card.name, card.total, card.free, "cuda", "NVML", card.limit) if card.total else None
-    return main_memory(situation.machine) if device in ("cpu", "auto") else None
-
-
-def main_memory(machine: Machine) -> Place | None:
-    """Main memory as /proc/meminfo says it; None where there is none to read."""
-    found = {name: int(number) * 1024 for name, number in _MEMINFO.findall(machine.text("proc/meminfo"))}
-    if "MemTotal" not in found:
-        return None
-    return Place("main memory", found["MemTotal"], found.get("MemAvailable", found["MemTotal"]), "cpu", "/proc/meminfo")
+    memory = main_memory(situation.machine) if device in ("cpu", "auto") else None
+    return None if memory is None else Place("main memory", memory.total, memory.available, "cpu", "/proc/meminfo")
 
 
 def expected(situation: Situation) -> tuple[dict[int, Workload] | None, Callable[[int], float] | None, str]:
@@ -150,37 +143,11 @@ def _remedy(plan: Plan) -> str:
     return f"--preset {found.preset}" if found.preset else "--preset tiny, which a CPU trains"
 
 
-def _judge_ram(plan: Plan, machine: Machine) -> list[Finding]:
-    """What is kept in main memory must fit there: all of it on a CPU, the embedding and offloaded activations beside a card."""
-    ram, worst = main_memory(machine), plan.worst
-    if ram is None or worst is None:
-        return []
-    on_cpu = plan.place is None or plan.place.kind == "cpu"
-    if on_cpu and plan.place is None:
-        return []  # a card is asked for that is not there: another check says so
-    need = PYTHON + worst.memory.ram
-    have = f"there are {gib(ram.total)}, {gib(ram.free)} of them free"
-    what = f"stage {worst.stage} takes {gib(need)} of main memory, by arithmetic"
-    smaller = "--set train.batch_size=1 --set train.gradient_checkpointing=true, or --preset tiny" if on_cpu else _less_ram(plan)
-    if need > ram.total:
-        return [Finding("E814", Level.FAIL, NAME, f"{what}; {have}", smaller)]
-    if need > ram.free:
-        return [Finding("E814", Level.WARN, NAME, f"{what}; {have}", f"close other programs (free -h); or {smaller}")]
-    return []
-
-
-def _less_ram(plan: Plan) -> str:
-    worst = plan.worst
-    assert worst is not None
-    offloaded = any(row.place == "ram" and row.name.startswith(("inputs", "activations")) for row in worst.memory.lines)
-    return "--set train.offload_activations=false" if offloaded else "--set model.embedding_device=auto"
-
-
 CHECKS = (
     Check(
         NAME,
         "every stage fits the memory there is; how long the run takes and what it writes",
-        ("E813", "E814"),
+        ("E813",),
         check_fit,
         group="plan",
     ),

@@ -90,7 +90,7 @@ CASES = (
     Case("one-sample-is-too-much", "E813", a_single_sample_is_too_much, ("plan",)),
     Case("largest-micro-batch-too-large", "E813", the_largest_micro_batch_is_too_large, ("plan",), level="warn"),
     Case("others-hold-the-card", "E813", others_hold_the_card, ("plan",)),
-    Case("cpu-run-larger-than-ram", "E814", a_cpu_run_larger_than_main_memory, ("plan",), sample=True),
-    Case("cpu-run-larger-than-free-ram", "E814", a_cpu_run_larger_than_what_is_free, ("plan",), level="warn"),
-    Case("offloaded-to-little-ram", "E814", offloaded_to_little_main_memory, ("plan",)),
+    Case("cpu-run-larger-than-ram", "E814", a_cpu_run_larger_than_main_memory, ("memory",), sample=True),
+    Case("cpu-run-larger-than-free-ram", "E814", a_cpu_run_larger_than_what_is_free, ("memory",), level="warn"),
+    Case("offloaded-to-little-ram", "E814", offloaded_to_little_main_memory, ("memory",)),
 )

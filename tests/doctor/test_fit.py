@@ -8,8 +8,8 @@ import pytest
 from scene import Scene, build
 from sick_plan import a_cpu_run_larger_than_main_memory, memory, model, on_card, qwen3_8b_in_16_bit_on_16_gb
 
-from cadmllm.doctor.fit import check_fit, main_memory, sentence
-from cadmllm.doctor.machine import Machine
+from cadmllm.doctor.fit import check_fit, sentence
+from cadmllm.doctor.ram import check_memory
 from cadmllm.doctor.workload import newest_records, share_cut, workload
 
 
@@ -124,11 +124,14 @@ def test_qwen3_8b_in_16_bit_does_not_fit_16_gb_and_what_does_is_said(scene):
     assert again.plan["fits"] is True
 
 
-def test_a_larger_model_than_ram_on_a_cpu(scene):
+def test_a_larger_model_than_ram_on_a_cpu_is_what_the_check_of_the_memory_says(scene):
     a_cpu_run_larger_than_main_memory(scene)
-    (finding,) = check_fit(scene.situation()).findings
+    situation = scene.situation()
+    assert check_fit(situation).findings == ()
+    assert situation.plan["fits"] is False
+    assert situation.plan["card"]["total"] == 16 * 2**30
+    (finding,) = check_memory(situation).findings
     assert finding.code == "E814"
-    assert "16.0 GiB" in finding.message
 
 
 @pytest.mark.parametrize("config", [{"model_type": "qwen3_moe"}, {"model_type": "llama", "hidden_size": "wide"}])
@@ -176,5 +179,6 @@ def test_no_plan_no_sentence():
     assert sentence({}) == ""
 
 
-def test_a_system_without_meminfo(tmp_path):
-    assert main_memory(Machine(tmp_path)) is None
+def test_without_a_stage_there_is_nothing_to_plan(scene):
+    scene.stages = ()
+    assert check_fit(scene.situation()).skipped
