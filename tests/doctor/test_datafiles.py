@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from cadmllm.doctor import datafiles
 from cadmllm.doctor.check import Level, Situation
 from cadmllm.doctor.datafiles import check_files
@@ -38,6 +40,7 @@ def test_what_a_look_into_the_files_finds(healthy):
     assert check_files(situation(healthy, 1)).level is Level.OK, "stage 1 reads no cloud"
 
 
+@pytest.mark.long
 def test_a_cloud_of_another_part(healthy):
     clouds = sorted((healthy / "pcd" / "0000").iterdir())
     shutil.copy(clouds[0], clouds[1])

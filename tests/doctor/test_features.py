@@ -62,6 +62,7 @@ def test_weights_in_another_file_are_the_same_weights(scene, monkeypatch):
     assert run_checks(scene.situation(), checks=chosen(["features"])).findings == []
 
 
+@pytest.mark.long
 def test_another_encoder_is_told_with_what_differs(scene):
     scene.values |= made_encoders(scene, seed=1)
     (finding,) = run_checks(scene.situation(), checks=chosen(["features"])).findings
@@ -70,6 +71,7 @@ def test_another_encoder_is_told_with_what_differs(scene):
     assert "--overwrite" in finding.remedy
 
 
+@pytest.mark.long
 def test_an_encoder_that_cannot_be_loaded(scene):
     (scene.folder / "points.pt").write_bytes(b"nothing of the kind")
     (finding,) = run_checks(scene.situation(), checks=chosen(["features"])).findings
