@@ -180,6 +180,10 @@ def _broken(
     lacks = trial.reason.startswith("ModuleNotFoundError") and trial.blamed not in ("", _top(trial.name))
     # pip brings what a package that is installed lacks; it need not be installed again
     remedy = pip_command(trial.name, ranges.get(trial.name, ""), reinstall=not lacks)
+    build = parse_version(inventory(situation).version(trial.name)).local
+    if trial.name == "torch" and re.fullmatch(r"cpu|cu\d+", build) and not lacks:  # PyPI has one build of each version alone
+        index = f"--extra-index-url https://download.pytorch.org/whl/{build}"
+        remedy = pip("install", f"--force-reinstall --no-deps torch=={inventory(situation).version('torch')} {index}")
     if one is None:
         return Finding("E802", Level.FAIL, "packages", message, remedy)
     if one.install:

@@ -108,6 +108,8 @@ def _torchvision(stock: Inventory) -> str:
             return f"torchvision {vision.version} is built for torch 2.{fitting}, and {torch.version} is installed"
     if (have.local == "cpu") != (its.local == "cpu"):
         return f"torchvision {vision.version} and torch {torch.version} are builds of different kinds (CPU, CUDA)"
+    if have.local[:2] == its.local[:2] == "cu" and have.local[:4] != its.local[:4]:  # cu128 and cu126 get on, cu130 does not
+        return f"torchvision {vision.version} and torch {torch.version} are built for different releases of CUDA"
     return ""
 
 

@@ -31,8 +31,12 @@ def test_a_broken_torch_is_one_finding_with_the_pip_command(monkeypatch):
     findings, situation = findings_of(monkeypatch, trials)
     assert [(f.code, f.level, f.check) for f in findings] == [("E802", Level.FAIL, "packages")]
     assert "torch cannot be imported: OSError: libcudart" in findings[0].message
-    assert "pip install --force-reinstall --no-deps -c" in findings[0].remedy
-    assert findings[0].remedy.endswith("torch")
+    version = scan(tuple(sys.path)).version("torch")
+    if "+" in version:
+        index = f"https://download.pytorch.org/whl/{version.partition('+')[2]}"
+        assert findings[0].remedy.endswith(f"--force-reinstall --no-deps torch=={version} --extra-index-url {index}")
+    else:
+        assert findings[0].remedy.endswith("torch")
     assert situation.broken == {"torch", "peft"}
 
 

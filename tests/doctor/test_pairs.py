@@ -45,6 +45,8 @@ def look(inventory: Inventory, settings: Settings | None = None):
         ("2.8.0", "0.23.1+cu128", ""),
         ("2.13.0+cpu", "0.21.0+cpu", "built for torch 2.6"),
         ("2.13.0+cpu", "0.28.0", "different kinds"),
+        ("2.13.0+cu130", "0.28.0+cu126", "different releases"),
+        ("2.8.0+cu128", "0.23.0+cu126", ""),
         ("2.13.0+cu130", "0.28.0+cpu", "different kinds"),
         ("2.13.0", "", ""),
     ],
