@@ -185,11 +185,24 @@ def _verdict(report: Report) -> str:
     if not report.ready:
         codes = failed or [finding.code for finding in report.findings]
         return f"not ready: {', '.join(dict.fromkeys(codes))}{notes}"
-    if not report.plan:
-        return f"ready{notes}"
-    from cadmllm.doctor.fit import sentence
+    cost = _cost(report)
+    return f"ready{f': {cost}' if cost else ''}{notes}"
 
-    return f"ready: {sentence(report.plan)}{notes}"
+
+def _cost(report: Report) -> str:
+    """Time and disk of the run, as far as they are known; '' where nothing was planned."""
+    if not report.plan:
+        return ""
+    measured = report.plan.get("measured", {}).get("time")
+    if measured is None:
+        from cadmllm.doctor.fit import sentence
+
+        return sentence(report.plan)
+    from cadmllm.plan.speed import span
+    from cadmllm.plan.whole import gib
+
+    time = f"{span(measured['seconds'])} ({span(measured['low'])} to {span(measured['high'])}, by measured steps)"
+    return f"{time}, {gib(report.plan['disk_bytes'])} of disk" if "disk_bytes" in report.plan else time
 
 
 def _write(file: Path, report: Report, situation: Situation, shared: Shared) -> None:
@@ -241,13 +254,18 @@ def _apply(report: Report, shared: Shared) -> bool:
     from cadmllm.tomlfile import set_values
 
     config = shared.config or CONFIG
-    values = {change["key"]: change["value"] for change in report.plan.get("changes", []) if change.get("key")}
-    if not values:
-        shared.console.note("apply: the plan changes nothing")
-        return False
-    for line in set_values(config, values):
+    changes = report.plan.get("changes", [])
+    values = {key: value for change in changes for key, value in change["set"].items()}
+    for change in changes:
+        if change["command"]:
+            shared.console.note(f"apply: run first: {change['command']}")
+    lines = set_values(config, values) if values else []
+    for line in lines or ["nothing to write: the run fits as it is, or no setting helps"]:
         shared.console.note(f"apply: {line}")
-    return True
+    given = sorted({key for key, _, _ in shared.given} & set(values))
+    if given:
+        shared.console.warn(f"on the command line {', '.join(given)} stands over {config}: leave it out there")
+    return bool(lines)
 
 
 def _list(console: Console) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,44 @@ def test_it_answers_even_without_pydantic(tmp_path):
     messages = [finding["message"] for finding in json.loads(run.stdout)["findings"]]
     assert any(message.startswith("pydantic cannot be imported: ImportError: broken on purpose") for message in messages)
     assert "Traceback" not in run.stderr
+
+
+def test_the_last_line_tells_time_and_disk(checks, capsys, monkeypatch):
+    def planned(plan: dict):
+        def run(situation: Situation) -> Outcome:
+            situation.plan |= plan
+            return Outcome("planned")
+
+        monkeypatch.setattr(runner, "CHECKS", (Check("plan", "", (), run),))
+
+    time = {"low": 3600.0, "likely": 7200.0, "high": 10800.0, "source": "a guess"}
+    plan = {"time": time, "disk_bytes": 5 * 2**30, "changes": []}
+    planned(plan)
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "ready: about 2.0 h (60 min to 3.0 h), 5.0 GiB of disk"
+    planned(plan | {"measured": {"time": {"seconds": 5400.0, "low": 5000.0, "high": 6000.0}}})
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("ready: 90 min (83 min to 1.7 h, by measured steps), 5.0 GiB")
+
+
+def test_what_makes_the_run_fit_is_written_when_asked(checks, capsys, monkeypatch, tmp_path):
+    change = {"set": {"train.pack_tokens": 4096, "model.quantization": "nf4"}, "saves_gib": 9.0, "costs": "time", "command": ""}
+    seen: list[Situation] = []
+
+    def run(situation: Situation) -> Outcome:
+        seen.append(situation)
+        done = situation.needed.train.pack_tokens == 4096
+        situation.plan |= {"changes": [] if done else [change]}
+        return Outcome(findings=() if done else FINDINGS[:1])
+
+    monkeypatch.setattr(runner, "CHECKS", (Check("plan", "", (), run),))
+    assert main(["doctor", "--apply"]) == 0
+    assert len(seen) == 2
+    said = capsys.readouterr()
+    assert "apply: " in said.err
+    assert said.out.splitlines()[0].startswith("[fail] plan")
+    assert said.out.splitlines()[-1] == "ready"
+    assert tomllib.loads((tmp_path / "cadmllm.toml").read_text()) == {
+        "train": {"pack_tokens": 4096},
+        "model": {"quantization": "nf4"},
+    }
