@@ -239,7 +239,7 @@ def test_the_last_line_tells_time_and_disk(checks, capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines()[-1] == "ready: about 2.0 h (60 min to 3.0 h), 5.0 GiB of disk"
     planned(plan | {"measured": {"time": {"seconds": 5400.0, "low": 5000.0, "high": 6000.0}}})
     assert main(["doctor"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("ready: 90 min (83 min to 1.7 h, by measured steps), 5.0 GiB")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("ready: 1.5 h (83 min to 1.7 h, by measured steps), 5.0 GiB")
 
 
 def test_what_makes_the_run_fit_is_written_when_asked(checks, capsys, monkeypatch, tmp_path):
