@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cadmllm.doctor.check import Situation
-from cadmllm.doctor.installed import inventory
+from cadmllm.doctor.installed import homes, inventory
 from cadmllm.doctor.machine import Machine
-from cadmllm.doctor.probe import run_probe
+from cadmllm.doctor.probe import SOURCE, run_probe
 
 LIMIT = 150.0  # seconds for one chain: a cold disk under WSL takes a minute
 # what changes how modules are found, which libraries are loaded, or what packages do while they are imported
@@ -121,12 +121,13 @@ def state(situation: Situation, files: Mapping[str, list[str]]) -> str:
 def importable(path: tuple[str, ...]) -> list[str]:
     """The modules and packages in every folder of a search path; of those in the working folder, the ones that hide another."""
     here = os.getcwd()
-    standard = {os.path.realpath(sysconfig.get_paths()[name]) for name in ("stdlib", "platstdlib")}
+    left_out = {os.path.realpath(sysconfig.get_paths()[name]) for name in ("stdlib", "platstdlib")}
+    # a checkout of ours comes last and hides nothing; it is on the path by another name where it is the working folder
+    left_out |= {os.path.join(folder, "lib-dynload") for folder in left_out} | ({os.path.realpath(SOURCE)} - homes())
     found: list[str] = []
     hiding: set[str] = set()
     for folder in path:
-        real = os.path.realpath(folder)
-        if real in standard or (os.path.dirname(real) in standard and os.path.basename(real) == "lib-dynload"):
+        if folder != here and os.path.realpath(folder) in left_out:
             continue
         try:
             with os.scandir(folder) as entries:
@@ -135,7 +136,7 @@ def importable(path: tuple[str, ...]) -> list[str]:
             continue  # a zip file, or a folder that is not there
         if folder == here:
             hiding = set(names)
-        else:
+        elif names:
             found += [folder, *names]
     return [*found, "here", *sorted(hiding & set(found))]
 

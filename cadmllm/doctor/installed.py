@@ -80,8 +80,7 @@ class Inventory:
         return one.version if one else ""
 
     def needs(self, one: Distribution, extras: tuple[str, ...] = ()) -> list[Requirement]:
-        """What it needs on this system when it was asked for with these extras; read once.
-        """
+        """What it needs on this system when it was asked for with these extras; read once."""
         key = (one.name, extras)
         if key not in self._needs:
             self._needs[key] = [need for need in one.requires(extras=bool(extras)) if _applies(need, extras)]
@@ -105,7 +104,8 @@ def search_path(environ: Mapping[str, str]) -> tuple[str, ...]:
     own = {os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
     given = [os.path.abspath(entry) for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     here = [] if environ.get("PYTHONSAFEPATH") else [os.getcwd()]
-    rest = [entry for entry in sys.path if entry and os.path.abspath(entry) not in own]
+    # the first entry is the script's folder, or the one of `-m`: of this process alone
+    rest = [entry for entry in sys.path[1:] if entry and os.path.abspath(entry) not in own]
     return tuple(dict.fromkeys([*here, *given, *rest]))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +13,7 @@ from cadmllm.doctor.cache import Cache
 from cadmllm.doctor.check import Situation
 from cadmllm.doctor.imports import state, try_all, try_chain
 from cadmllm.doctor.machine import Machine
+from cadmllm.doctor.probe import SOURCE
 
 
 @pytest.fixture
@@ -113,6 +116,27 @@ def test_the_state_changes_with_each_thing_an_import_rests_on(tmp_path, monkeypa
         (here / name).write_text("hides nothing")
     (path / "data").mkdir()
     assert now() in seen, "nothing that matters has changed since"
+
+
+def test_the_same_environment_has_one_state_wherever_it_is_asked(tmp_path):
+    code = """
+import sys
+from cadmllm.doctor.check import Situation
+from cadmllm.doctor.imports import state
+print(state(Situation(None), {}))
+"""
+    script = tmp_path / "bin" / "run_it.py"
+    script.parent.mkdir()
+    script.write_text(code)
+    (tmp_path / "bin" / "other_script.py").write_text("")
+    (tmp_path / "work").mkdir()
+    environ = {**os.environ, "PYTHONPATH": ""}
+    told = set()
+    for folder in (SOURCE, str(tmp_path / "work")):
+        for command in (["-c", code], [str(script)]):
+            run = subprocess.run([sys.executable, *command], cwd=folder, env=environ, capture_output=True, text=True, check=True)
+            told.add(run.stdout)
+    assert len(told) == 1
 
 
 def test_environments_do_not_share_answers(fake, tmp_path, monkeypatch):

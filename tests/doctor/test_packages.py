@@ -189,7 +189,7 @@ def test_a_copy_in_the_users_folder_can_be_left_out(tmp_path, monkeypatch):
     user = tmp_path / ".local" / "lib" / "python3.11" / "site-packages"
     (user / "trimesh-4.9.0.dist-info").mkdir(parents=True)
     (user / "trimesh-4.9.0.dist-info" / "METADATA").write_text("\n\n")
-    monkeypatch.syspath_prepend(str(user))
+    monkeypatch.setattr(sys, "path", [sys.path[0], str(user), *sys.path[1:]])
     outcome = check_versions(Situation(None))
     assert outcome.findings[0].remedy == "export PYTHONNOUSERSITE=1"
     assert [(fix.kind, fix.name, fix.value) for fix in outcome.fixes] == [("environment", "PYTHONNOUSERSITE", "1")]
