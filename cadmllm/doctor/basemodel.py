@@ -118,6 +118,9 @@ def _refuse_kind(situation: Situation, files: ModelFiles, asked: Asked) -> None:
         good = f"name a decoder like Qwen3, Qwen2, Llama or Mistral: --set {KEY}=Qwen/Qwen3-8B; or {TINY}"
         raise CadmllmError("E501", f"language model {asked.place.name}: {wrong}", good)
     found = quantised(files.config, situation.needed.model.quantization)
+    if found == "bitsandbytes" and files.config["quantization_config"].get("load_in_4bit"):
+        message = f"language model {asked.place.name}: its weights are 4-bit already, and model.quantization is none"
+        raise CadmllmError("E501", message, f"--set model.quantization=nf4; or name its unquantised base: --set {KEY}=NAME")
     if found:
         full = asked.place.name.rpartition("/")[2]
         base = next((name for name in KNOWN if full.startswith(name.rpartition("/")[2] + "-")), "NAME")

@@ -53,12 +53,13 @@ def probed(situation: Situation, name: str, code: str, key: tuple[object, ...], 
     Args:
         situation: whose cache and environment are used.
         name: of the answers in the cache.
-        code: of the process; it says one line, with 'code' and 'message' where the encoder is not usable.
+        code: of the process; it says one line, with 'code', 'message' and 'remedy' where the encoder cannot be loaded, with
+            'silent' where its answer is of no use.
         key: what a good answer depends on.
         args: of the process.
 
     Raises:
-        CadmllmError: with the code, message and remedy that the process said; E502 when it said nothing.
+        CadmllmError: with the code, message and remedy that the process said; E509 without a remedy; E502 when it said nothing.
     """
     kept = situation.cache.get(name, code, *key)
     if kept is not None:
@@ -70,5 +71,7 @@ def probed(situation: Situation, name: str, code: str, key: tuple[object, ...], 
     said = probe.lines[-1]
     if "code" in said:
         raise CadmllmError(said["code"], said["message"], said["remedy"])
+    if "silent" in said:
+        raise CadmllmError("E509", f"{name} {args[0]}: {said['silent']}", "")
     situation.cache.put(name, code, *key, answer=said)
     return said

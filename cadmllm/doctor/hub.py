@@ -33,7 +33,7 @@ def locate(name: str, environ: Mapping[str, str]) -> Place:
     """The folder that transformers would load a model from."""
     path = Path(name).expanduser()
     if path.is_dir():
-        return Place(name, path, hub=False)
+        return Place(name, path, hub=False, partial=_half(path.glob(".cache/huggingface/download/**/*.incomplete")))
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         return Place(name, None, hub=False)
     repository = hub_cache(environ) / folder_name(name)
@@ -81,7 +81,11 @@ def snapshot(repository: Path) -> Path | None:
 
 def unfinished(repository: Path) -> int:
     """Bytes in unfinished downloads of a model; `hf download` goes on from there."""
-    return sum(path.stat().st_size for path in repository.glob("blobs/*.incomplete"))
+    return _half(repository.glob("blobs/*.incomplete"))
+
+
+def _half(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def dangling(path: Path) -> bool:

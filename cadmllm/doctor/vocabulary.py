@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cadmllm.doctor.cache import file_key
+from cadmllm.doctor.headers import what_it_is
 
 if TYPE_CHECKING:
     from cadmllm.doctor.cache import Cache
@@ -88,7 +89,8 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise ValueError("is not readable JSON") from None
+        other = what_it_is(path) if path.is_file() else ""
+        raise ValueError(f"is {other}, not JSON" if other else "is not readable JSON") from None
     if not isinstance(content, dict):
         raise ValueError("is not a table")
     return content

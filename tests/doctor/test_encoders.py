@@ -58,7 +58,7 @@ def test_both_answer_and_are_not_asked_again(scene, monkeypatch):
 
 def test_another_file_is_asked_again_and_bad_news_are_not_kept(scene, monkeypatch):
     path = with_michelangelo(scene)
-    said = [{"code": "E509", "message": "silent", "remedy": ""}]
+    said: list[dict] = [{"silent": "nothing comes out"}]
     asked = []
 
     def answer(*args: object, **options: object) -> Probe:
@@ -68,7 +68,7 @@ def test_another_file_is_asked_again_and_bad_news_are_not_kept(scene, monkeypatc
     monkeypatch.setattr(encoders, "run_probe", answer)
     for _ in range(2):
         (finding,) = check_points(scene.situation()).findings
-        assert (finding.code, finding.message) == ("E509", "silent")
+        assert (finding.code, finding.message) == ("E509", f"points encoder {path}: nothing comes out")
     assert len(asked) == 2
     said[:] = [{"tokens": 9, "width": 64, "parameters": 1, "size": 1.0}]
     for _ in range(2):
