@@ -51,6 +51,14 @@ SMALL = {
     "num_hidden_layers": 6,
     "vocab_size": 2048,
 }
+# the ratios of real models, a sixteenth as wide or less
+RATIOS = {
+    "": {},
+    "Qwen3-0.6B": {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 8, "num_key_value_heads": 4},
+    "Qwen3-4B": {"hidden_size": 160, "intermediate_size": 608, "num_attention_heads": 8, "num_key_value_heads": 2},
+    "Llama-3-8B": {"hidden_size": 256, "intermediate_size": 896, "num_attention_heads": 8, "num_key_value_heads": 2},
+    "Qwen2.5-7B": {"hidden_size": 224, "intermediate_size": 1184, "num_attention_heads": 7, "num_key_value_heads": 1},
+}
 NOT_TENSORS = ("CUDA", "allocator slack")
 
 
@@ -66,6 +74,7 @@ class Case:
         stage: 1 text, 2 and clouds, 3 and views.
         tokens: of a micro-batch.
         set: more settings by dotted key.
+        like: whose ratios a small model has (`RATIOS`); '': those of `SMALL`.
     """
 
     kind: str
@@ -75,10 +84,11 @@ class Case:
     stage: int
     tokens: int
     set: tuple[tuple[str, Any], ...] = ()
+    like: str = ""
 
     @property
     def name(self) -> str:
-        parts = (self.kind.split("/")[-1], self.dtype, "lora" if self.lora else "whole")
+        parts = (self.like or self.kind.split("/")[-1], self.dtype, "lora" if self.lora else "whole")
         more = [f"{key.rpartition('.')[2]}={value}" for key, value in self.set]
         return "-".join([*parts, "ck" if self.checkpointing else "plain", f"stage{self.stage}", str(self.tokens), *more])
 
@@ -101,6 +111,14 @@ ON_CPU = (
     Case("mistral", "bfloat16", True, True, 3, 512),
     Case("mistral", "float32", True, True, 3, 1024),
     Case("mistral", "bfloat16", False, False, 1, 1024),
+    Case("qwen3", "bfloat16", True, True, 1, 2048, (), "Qwen3-0.6B"),
+    Case("qwen3", "bfloat16", True, False, 3, 1024, (), "Qwen3-0.6B"),
+    Case("qwen3", "nf4", True, True, 2, 2048, (), "Qwen3-4B"),
+    Case("qwen3", "bfloat16", True, False, 1, 2048, (), "Qwen3-4B"),
+    Case("llama", "nf4", True, True, 1, 2048, (), "Llama-3-8B"),
+    Case("llama", "bfloat16", True, False, 1, 2048, (), "Llama-3-8B"),
+    Case("qwen2", "bfloat16", True, True, 3, 2048, (), "Qwen2.5-7B"),
+    Case("qwen2", "float32", False, True, 1, 1024, (), "Qwen2.5-7B"),
 )
 QWEN = "Qwen/Qwen3-"
 ON_CARD = (
@@ -187,7 +205,7 @@ def small(case: Case, folder: Path) -> Settings:
     from cadmllm.settings import Settings
 
     torch.manual_seed(0)
-    config = AutoConfig.for_model(case.kind, max_position_embeddings=4096, **SMALL)
+    config = AutoConfig.for_model(case.kind, max_position_embeddings=4096, **SMALL | RATIOS[case.like])
     AutoModel.from_config(config).save_pretrained(folder)
     tokenizer = str(bundled("checkpoints/tiny-base") / "tokenizer.json")
     PreTrainedTokenizerFast(tokenizer_file=tokenizer, pad_token="<|endoftext|>").save_pretrained(folder)
@@ -360,7 +378,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         if "out_of_memory" in found:
             lines.append([found["case"], *["-"] * (len(lines[0]) - 2), "out of memory"])
             continue
-        kind = found["kind"].split("/")[-1] + "".join(f", {key.rpartition('.')[2]}={value}" for key, value in found["set"])
+        kind = found["kind"].split("/")[-1] + (f" like {found['like']}" if found["like"] else "")
+        kind += "".join(f", {key.rpartition('.')[2]}={value}" for key, value in found["set"])
         trains = "LoRA" if found["lora"] else "whole"
         cells = [kind, found["dtype"], trains, "yes" if found["checkpointing"] else "no", str(found["stage"])]
         cells += [f"{found['computed']:,}", *sizes(found["predicted"], found["allocated"], found["error"])]

@@ -63,7 +63,8 @@ def plan(
     if apply:
         told["applied"] = _apply(found, shared)
     console.json(told)
-    if found.fits is False and not told.get("applied"):
+    mended = told.get("applied") and not any(change.command for change in found.way.changes)
+    if found.fits is False and not mended:
         raise typer.Exit(Exit.USER)
 
 

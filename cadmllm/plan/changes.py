@@ -103,9 +103,11 @@ def _steps(settings: Settings, stages: Sequence[int]) -> list[_Step]:
     if lora.enabled and model.quantization == "none":
         found.append(_Step({"model.quantization": "nf4"}, "10 to 40 % more time (assumed): weights are unpacked at each use"))
     if not train.offload_activations:
-        found.append(
-            _Step({"train.offload_activations": True}, "PCIe traffic beside the computation: 0 to 30 % more time (assumed)")
-        )
+        # without checkpointing main memory would have to take whole layers of every token
+        with_it = {} if train.gradient_checkpointing else {"train.gradient_checkpointing": True}
+        costs = "PCIe traffic beside the computation: 0 to 30 % more time (assumed)"
+        costs += ", and 33 % for checkpointing" if with_it else ""
+        found.append(_Step(with_it | {"train.offload_activations": True}, costs))
     if settings.data.features is None and not model.train_encoders and _frozen(settings, stages):
         command = f"cadmllm data encode {settings.data.root} --out features, then --set data.features=features"
         found.append(_Step({}, "once through the data; less time afterwards: encoders run no more", command, True))

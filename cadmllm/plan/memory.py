@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SMALLEST_8BIT = 4096  # values; smaller tensors keep their moments in 32 bit
 MOST_TOKENS = 2**22
+SECANTS = 12  # steps of a search that follow the line
 SHORTEST = 1024  # tokens of a sequence: fewer leave no room for a cloud, a view and a program
 
 
@@ -128,13 +129,25 @@ def longest_fit(settings: Settings, stage: int, budget_bytes: int, *, from_store
         UnknownShape: the size of a model is not known here.
     """
 
-    def fits(tokens: int) -> bool:
-        return predict(settings, stage, tokens=tokens, device="cuda", from_store=from_store).total <= budget_bytes
+    standing = _on_card(_standing(settings, stage, from_store))
+
+    def total(tokens: int) -> int:
+        return standing + _on_card(_moving(settings, stage, tokens, "cuda", None))
 
     low, high = 0, MOST_TOKENS
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    least, most = total(low), total(high)
+    if most <= budget_bytes or least > budget_bytes:
+        return MOST_TOKENS if most <= budget_bytes else 0
+    tries = 0
+    while high - low > 1:  # nearly a straight line: where it should cross, and halves where it is not so straight
+        tries += 1
+        share = (budget_bytes - least) / (most - least) if tries <= SECANTS else 0.5
+        middle = min(high - 1, max(low + 1, low + int((high - low) * share)))
+        found = total(middle)
+        if found <= budget_bytes:
+            low, least = middle, found
+        else:
+            high, most = middle, found
     return low
 
 

@@ -24,7 +24,7 @@ def memory() -> ModuleType:
         sys.path.remove(str(BENCHMARKS))
 
 
-@pytest.mark.parametrize("number", [pytest.param(n, marks=() if n in SAMPLE else pytest.mark.long) for n in range(16)])
+@pytest.mark.parametrize("number", [pytest.param(n, marks=() if n in SAMPLE else pytest.mark.long) for n in range(24)])
 def test_the_peak_of_a_step(memory, number, tmp_path):
     case = memory.ON_CPU[number]
     if case.dtype == "nf4" or "adamw_8bit" in dict(case.set).values():
@@ -34,7 +34,7 @@ def test_the_peak_of_a_step(memory, number, tmp_path):
 
 
 def test_enough_configurations_of_enough_kinds(memory):
-    assert len(memory.ON_CPU) == 16
+    assert len(memory.ON_CPU) == 24
     assert {case.kind for case in memory.ON_CPU} == {"qwen2", "qwen3", "llama", "mistral"}
     for cases in (memory.ON_CPU, memory.ON_CARD):
         assert {case.checkpointing for case in cases} == {case.lora for case in cases} == {True, False}
@@ -46,7 +46,16 @@ def test_enough_configurations_of_enough_kinds(memory):
 
 
 def test_the_table_has_misses_too(memory):
-    case = {"kind": "Qwen/Qwen3-8B", "dtype": "nf4", "lora": True, "checkpointing": True, "stage": 1, "computed": 4000, "set": ()}
+    case = {
+        "kind": "Qwen/Qwen3-8B",
+        "dtype": "nf4",
+        "lora": True,
+        "checkpointing": True,
+        "stage": 1,
+        "computed": 4000,
+        "set": (),
+        "like": "",
+    }
     sizes = {"predicted": 3 * 2**20, "allocated": 2 * 2**20, "error": 0.5}
     held = {"reserved": 4 * 2**20, "predicted_reserved": 3 * 2**20, "error_reserved": -0.25}
     text = memory.table([case | sizes | held, {"case": "too-large", "out_of_memory": "CUDA out of memory"}])

@@ -177,6 +177,26 @@ def test_smaller_packs_come_first_and_cost_nothing():
     assert "the same 64 samples" in change.costs
 
 
+def test_padded_batches_get_smaller_with_more_of_them():
+    train = {"batch_size": 8, "accumulation": 8, "max_seq_length": 4096, "packing": False, "gradient_checkpointing": True}
+    settings = big(model={"quantization": "nf4"}, train=train)
+    found = way(settings, (1,), 14 * GIB)
+    values = {key: value for change in found.changes for key, value in change.set.items()}
+    after = changed(settings, values)
+    assert after.train.batch_size < 8
+    assert after.train.batch_size * after.train.accumulation == 64
+    assert predict(after, 1).total <= 14 * GIB
+    assert "train.pack_tokens" not in values
+
+
+def test_activations_go_to_ram_with_checkpointing_alone():
+    settings = big(model={"quantization": "nf4"}, train={"max_seq_length": 16_384, "batch_size": 1})
+    found = way(settings, (1,), 11 * GIB)
+    values = {key: value for change in found.changes for key, value in change.set.items()}
+    assert found.fits
+    assert values.get("train.offload_activations", False) <= values.get("train.gradient_checkpointing", False)
+
+
 def test_shorter_sequences_come_last_and_say_what_they_cut():
     settings = resolve(preset="16gb", environ={}).settings
     settings.train.max_seq_length = 16_384
