@@ -112,7 +112,7 @@ def _squeezed(bench: Bench, found: Taken, free: int) -> list[Finding]:
     if not found.squeezed:
         return []
     message = (
-        f"a micro-batch of {found.documents} samples, {found.tokens[0]:,} tokens, does not fit into {gib(free)}: memory ran out;"
+        f"a micro-batch of {_samples(found.documents)}, {found.tokens[0]:,} tokens, does not fit into {gib(free)};"
         f" training would go on with {found.squeezed}, in more and slower passes"
     )
     others = _way_out(bench, free)
@@ -143,9 +143,11 @@ def _line(bench: Bench, found: Taken, free: int) -> tuple[int | None, int | None
 
 
 def _summary(found: Taken, planned: Memory | None, slope: int | None, most: int | None) -> str:
-    text = f"two steps at the worst micro-batch ({found.documents} samples, {found.tokens[0]:,} tokens) peak at {gib(found.peak)}"
+    text = (
+        f"two steps at the worst micro-batch ({_samples(found.documents)}, {found.tokens[0]:,} tokens) peak at {gib(found.peak)}"
+    )
     if planned is not None:
-        text += f", {(_tensors(planned) - found.peak) / found.peak:+.0%} planned"
+        text += f", planned {gib(_tensors(planned))} ({(_tensors(planned) - found.peak) / found.peak:+.1%})"
     if slope is not None and most is not None:
         text += f"; {slope / 1024:,.0f} KiB a token, room for {most:,}"
     return text
@@ -167,6 +169,10 @@ def _details(bench: Bench, found: Taken, planned: Memory | None, slope: int | No
             f"planned {row.name}: {gib(row.bytes)} ({row.why})" for row in planned.lines if row.place == place and row.bytes
         ]
     return tuple(lines)
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample{'s' if count > 1 else ''}"
 
 
 def gib(size: int) -> str:

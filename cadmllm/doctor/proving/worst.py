@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cadmllm.doctor.proving.bench import Bench
 
 EPOCH = 1 << 21  # the draws of proofs: an epoch that neither training nor validation reaches
+SHORT = 32  # of the shortest samples that are read, too
 SPARE = 3  # times as many candidates as the micro-batch takes: captions count, too, and some cannot be read
 
 
@@ -47,18 +48,26 @@ def longest(bench: Bench) -> list[Encoded]:
     ids = session.data.train_ids
     shows = ((id_, combination_of(bench, id_)) for id_ in ids)
     costs = [(cost_of(bench.dataset, bench.settings, id_, shown), id_, shown) for id_, shown in shows]
+    room = session.windows.room
+    most, used = SPARE * (room.tokens if room.packed else room.samples), 0
+    chosen: dict[tuple[int, str, str], None] = {}
+    for found in heapq.nlargest(SPARE * window, costs):
+        if used >= most:
+            break
+        chosen[found] = None
+        used += found[0] if room.packed else 1
     # the shortest, too: they fill the room that long ones leave, and make the shorter micro-batch
-    chosen = dict.fromkeys([*heapq.nlargest(SPARE * window, costs), *heapq.nsmallest(window, costs)])
-    found = [e for place, (_, id_, shown) in enumerate(chosen) if (e := read(bench, id_, shown, place)) is not None]
-    found.sort(key=len, reverse=True)
-    lacking = set(bench.stage.modalities) - {part for e in found[:window] for part in e.sample.combination.split("+")}
+    chosen |= dict.fromkeys(heapq.nsmallest(min(window, SHORT), costs))
+    samples = [e for place, (_, id_, shown) in enumerate(chosen) if (e := read(bench, id_, shown, place)) is not None]
+    samples.sort(key=len, reverse=True)
+    lacking = set(bench.stage.modalities) - {part for e in samples[:window] for part in e.sample.combination.split("+")}
     for part in sorted(lacking):
         more = _showing(bench, part)
-        found = found if more is None else [more, *found]
-    if not found:
+        samples = samples if more is None else [more, *samples]
+    if not samples:
         remedy = f"look at the data: cadmllm data check {bench.settings.data.root}"
         raise CadmllmError("E406", f"no sample of {bench.settings.data.root} can be read", remedy)
-    return found
+    return samples
 
 
 def _showing(bench: Bench, part: str) -> Encoded | None:
