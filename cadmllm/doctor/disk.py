@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from cadmllm.doctor import filesystems
 from cadmllm.doctor.check import Check, Finding, Fix, Level, Outcome, Situation
+from cadmllm.doctor.filesystems import amount
 from cadmllm.plan.disk import run_bytes, stage_disk
-from cadmllm.plan.sizes import GIB
 
 if TYPE_CHECKING:
     from cadmllm.settings import Settings
@@ -51,8 +51,8 @@ def check_disk(situation: Situation) -> Outcome:
     need, known = needed_bytes(settings, situation.stages)
     there = reusable_bytes(situation)
     missing = need - there - free
-    text = f"{free / GIB:.1f} GiB free for {target}, about {need / GIB:.1f} needed"
-    text += f" ({there / GIB:.1f} of them are there)" if there > 2**26 else ""
+    text = f"{amount(free)} free for {target}, about {amount(need)} needed"
+    text += f" ({amount(there)} of them are there)" if there > 2**26 else ""
     findings, fixes = [], []
     if missing > 0:
         fewer = spared_bytes(settings, situation.stages)
@@ -90,7 +90,7 @@ def check_beside(situation: Situation) -> Outcome:
         message = f"the temporary folder {temporary} takes no files: {refusal.text}"
         findings.append(Finding(code, Level.FAIL, "temporary", message, f"df -h {temporary}; {elsewhere}"))
     elif free < need:
-        message = f"{free / 2**20:.0f} MiB are free in the temporary folder {temporary}, {need / 2**20:.0f} are wanted"
+        message = f"{amount(free)} are free in the temporary folder {temporary}, {amount(need)} are wanted"
         level = Level.FAIL if settings.data.synthetic and free < settings.data.synthetic * SYNTHETIC else Level.WARN
         findings.append(Finding("E821", level, "temporary", message, f"remove what is old there, or {elsewhere}"))
     elif inodes is not None and inodes < FILES_BESIDE:
@@ -100,9 +100,9 @@ def check_beside(situation: Situation) -> Outcome:
     index_free, _ = room(existing_parent(index))
     wanted = INDEX
     if index_free < wanted:
-        message = f"{index_free / 2**20:.0f} MiB are free for the index in {index}, about {wanted / 2**20:.0f} are wanted"
+        message = f"{amount(index_free)} are free for the index in {index}, about {amount(wanted)} are wanted"
         findings.append(Finding("E821", Level.WARN, "temporary", message, "--set data.index=FOLDER on another disk"))
-    text = f"{free / GIB:.1f} GiB free in {temporary}, {index_free / GIB:.1f} for the index in {index}"
+    text = f"{amount(free)} free in {temporary}, {amount(index_free)} for the index in {index}"
     return Outcome(text, tuple(findings), details=tuple(_slow_index(situation, index)), fixes=tuple(fixes))
 
 
@@ -205,7 +205,7 @@ def judge_network(situation: Situation, place: Path) -> tuple[Finding | None, st
     except OSError as error:
         rate, said = 0.0, f"writing 4 MiB there failed: {error.strerror}"
     else:
-        said = f"{rate / 1e6:.0f} MB/s measured: a save of {largest / GIB:.2f} GiB takes about {largest / rate:.0f} s"
+        said = f"{rate / 1e6:.0f} MB/s measured: a save of {amount(largest)} takes about {largest / rate:.0f} s"
     where = f"{settings.run.dir} lies on {mount.type} ({mount.point}), on another machine"
     if mount.kind == "parallel":
         return None, f"{where}; {said}"
@@ -250,7 +250,7 @@ def _saves(settings: Settings, stages: tuple[int, ...]) -> list[str]:
     lines = []
     for stage in stages:
         sizes = stage_disk(settings, stage)
-        lines.append(f"stage {stage}: {sizes.stage / GIB:.2f} GiB, and {keep} saves of {sizes.step / GIB:.2f} GiB while it runs")
+        lines.append(f"stage {stage}: {amount(sizes.stage)}, and {keep} saves of {amount(sizes.step)} while it runs")
     return [*lines, "and one save more while it is written"] if lines else []
 
 
@@ -263,10 +263,10 @@ def spared_bytes(settings: Settings, stages: tuple[int, ...]) -> int:
 
 def _too_full(text: str, missing: int, fewer: int) -> Finding:
     """E821 with what is enough, or helps."""
-    remedy = f"free {missing / GIB:.1f} GiB (df -h; du -sh ~/* | sort -h), or --output_dir on another disk"
+    remedy = f"free {amount(missing)} (df -h; du -sh ~/* | sort -h), or --output_dir on another disk"
     if fewer:
         enough = "" if fewer >= missing else ", not enough alone"
-        remedy += f", or --set train.save_total_limit=1 (saves {fewer / GIB:.1f} GiB{enough})"
+        remedy += f", or --set train.save_total_limit=1 (saves {amount(fewer)}{enough})"
     return Finding("E821", Level.FAIL, "run-folder", text, remedy)
 
 

@@ -9,6 +9,7 @@ from cadmllm.doctor import drives
 from cadmllm.doctor.cache import Cache
 from cadmllm.doctor.check import Level, Situation
 from cadmllm.doctor.machine import Machine
+from cadmllm.places import bundled
 from cadmllm.settings import Settings
 
 WSL2 = "Linux version 5.15.153.1-microsoft-standard-WSL2"
@@ -129,10 +130,7 @@ def test_packages_on_a_drive_slow_every_start(tmp_path, monkeypatch):
 
 
 def test_data_that_is_slow_says_how_large_a_copy_is(tmp_path, monkeypatch):
-    from cadmllm.cli import main
-
-    data = tmp_path / "set"
-    assert main(["data", "synth", "--count", "3", "--seed", "3", "--out", str(data), "--points", "--quiet"]) == 0
+    data = bundled("data")
     machine = system(tmp_path / "system", f"W:\\134 {data} 9p rw,aname=drvfs;path=W:\\ 0 0\n")
     monkeypatch.setattr(drive, "measure", lambda files, *, budget: drive.Speed(10, 1000, 1.0, 0.01))
     chosen = settings(data).model_copy(update={"data": Settings(data={"root": data, "index": tmp_path / "index"}).data})
@@ -141,5 +139,5 @@ def test_data_that_is_slow_says_how_large_a_copy_is(tmp_path, monkeypatch):
     assert "10 files/s" in finding.message
     assert "an epoch (" in finding.message
     assert "copy it once (0.0 GiB or so; " in finding.remedy
-    assert f"{data}/ ~/set/" in finding.remedy or f"cp -r {data}/. ~/set/" in finding.remedy
-    assert finding.remedy.endswith("then --set data.root=~/set")
+    assert f"{data}/ ~/data/" in finding.remedy or f"cp -r {data}/. ~/data/" in finding.remedy
+    assert finding.remedy.endswith("then --set data.root=~/data")
