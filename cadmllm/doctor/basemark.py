@@ -86,7 +86,7 @@ def _from_files(situation: Situation, files: ModelFiles) -> dict[str, str]:
 
 
 def _norms(situation: Situation, files: ModelFiles) -> str:
-    """Hash of the norms and biases in bfloat16; '' where they are of a type that would have to be rounded first."""
+    """Hash of the norms and biases in bfloat16; '' where they are of no usual type, or of a kind of model that is not known."""
     shape = shape_in(files.config)
     if shape is None:
         return ""
@@ -100,21 +100,22 @@ def _norms(situation: Situation, files: ModelFiles) -> str:
         tensor = tensors.get(name)
         if len(size) != 1:
             continue
-        if tensor is None or tensor.dtype not in ("BF16", "F32"):
+        if tensor is None or tensor.dtype not in ("BF16", "F16", "F32"):
             return ""
         with holder[name].open("rb") as file:
             file.seek(tensor.begin)
             raw = file.read(tensor.end - tensor.begin)
-        found.update(name.encode() + (raw if tensor.dtype == "BF16" else _rounded(raw)))
+        found.update(name.encode() + (raw if tensor.dtype == "BF16" else _rounded(raw, tensor.dtype)))
     situation.cache.put("norms", *keys, answer=found.hexdigest()[:16])
     return found.hexdigest()[:16]
 
 
-def _rounded(raw: bytes) -> bytes:
-    """float32 as bfloat16, to nearest, ties to even."""
+def _rounded(raw: bytes, dtype: str) -> bytes:
+    """float32 or float16 as bfloat16, to nearest, ties to even."""
     import numpy as np
 
-    bits = np.frombuffer(raw, "<u4").astype(np.uint64)
+    wide = np.frombuffer(raw, "<f2" if dtype == "F16" else "<f4").astype("<f4")
+    bits = wide.view("<u4").astype(np.uint64)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
 
 

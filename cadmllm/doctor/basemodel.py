@@ -155,7 +155,7 @@ def _summary(files: ModelFiles, vocabulary: Vocabulary, name: str) -> str:
 
 def _details(files: ModelFiles) -> tuple[str, ...]:
     types = sorted({tensor.dtype for tensor in files.tensors.values()})
-    lines = [f"{len(files.tensors)} tensors in {', '.join(types)}, {files.size / GIB:.2f} GiB; every header is whole"]
+    lines = [f"{len(files.tensors)} tensors in {', '.join(types)}, {amount(files.size)}; every header is whole"]
     shape = shape_in(files.config)
     if shape:
         lines.append(
