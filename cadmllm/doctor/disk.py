@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cadmllm.doctor import filesystems
 from cadmllm.doctor.check import Check, Finding, Fix, Level, Outcome, Situation
-from cadmllm.doctor.filesystems import amount
+from cadmllm.doctor.headers import amount
 from cadmllm.plan.disk import run_bytes, stage_disk
 
 if TYPE_CHECKING:

@@ -67,8 +67,3 @@ def _kind(type_: str) -> str:
 def _unescaped(text: str) -> str:
     """Blanks and such stand as \\040 in the mount table."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
-def amount(size: float) -> str:
-    """'1.3 GiB', '12 MiB'."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cadmllm.doctor import wsl
 from cadmllm.doctor.check import Check, Finding, Fix, Level, Outcome, Situation
-from cadmllm.doctor.filesystems import amount
+from cadmllm.doctor.headers import amount
 from cadmllm.doctor.machine import Machine
 from cadmllm.doctor.transfer import Window, open_files, waiting, window_of
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cadmllm.settings import Settings
 
 OWN_FILES = 20  # that a process of a run on a CPU opens for itself: 19 were counted in training, 13 in a loader process
+STORES = 128  # that cached features keep open: 64 of each part
 MORE_FILES = 108  # that CUDA, wandb and the CAD kernel's processes may add: an assumption
 FEW_INSTANCES, FEW_WATCHES = 16, 1024
 _OPEN_FILES = re.compile(r"^Max open files\s+(\S+)\s+(\S+)", re.MULTILINE)
@@ -86,7 +87,7 @@ def check_open_files(situation: Situation) -> Outcome:
     settings = situation.needed
     window = largest_window(situation)
     tensors = open_files(settings, window)
-    least = OWN_FILES + tensors
+    least = OWN_FILES + tensors + (STORES if settings.data.features is not None else 0)
     need = least + MORE_FILES
     text = f"{soft:,} open files are allowed (at most {hard}), about {need:,} needed"
     if soft >= need:

@@ -193,7 +193,8 @@ def _smaller(situation: Situation) -> str:
     settings = situation.settings
     if settings is None:
         return "--set kernel.workers=1"
-    return "take less: " + " ".join(f"--set {option}" for option in _options(settings, computes_on_cpu(situation)))
+    options = " ".join(f"--set {option}" for option in _options(settings, computes_on_cpu(situation)))
+    return f"take less: {options} (what is left then: cadmllm plan {options})"
 
 
 def _options(settings: Settings, cpu: bool) -> list[str]:
