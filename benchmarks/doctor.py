@@ -5,7 +5,8 @@
 
 Every run is a process of its own. `cold` has an empty cache (everything is imported, hashed and measured), `warm` the cache
 that a run before has left. The share of the doctor in `train` is what the command `train stage1 --max-steps 1` takes longer
-than with `--skip-doctor`, both warm. Files are in the page cache: a first run after boot is slower.
+than with `--skip-doctor`, both warm. CPU seconds count all processes and are what to compare on a busy machine. Files are in
+the page cache: a first run after boot is slower.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -53,11 +55,13 @@ def main() -> None:
     if args.json:
         print(json.dumps({"python": sys.version.split()[0], "cores": os.cpu_count(), "rows": rows}, indent=1))
         return
-    print("| command | median, s | least to most, s | runs | times --help | exit code |")
-    print("|---|---|---|---|---|---|")
+    print("| command | median, s | least to most, s | of them CPU, s | runs | times --help | exit code |")
+    print("|---|---|---|---|---|---|---|")
     for name, row in rows.items():
         span = f"{row['least']:.2f} to {row['most']:.2f}"
-        print(f"| {name} | {row['median']:.2f} | {span} | {row['runs']} | {row['ratio']:.1f} | {row['code']} |")
+        print(
+            f"| {name} | {row['median']:.2f} | {span} | {row['cpu']:.2f} | {row['runs']} | {row['ratio']:.1f} | {row['code']} |"
+        )
 
 
 def measure(folder: Path, runs: int, deep: bool, train: bool) -> dict[str, dict]:
@@ -83,19 +87,27 @@ def measure(folder: Path, runs: int, deep: bool, train: bool) -> dict[str, dict]
 
 def timed(command: list[str], folder: Path, runs: int, cache: Path | None) -> dict:
     """Median, least and most seconds of a command, each run in a fresh process; without a cache, in a new folder for it."""
-    seconds, code = [], 0
+    seconds, cpu, code = [], [], 0
     for number in range(runs):
         place = cache or folder / f"cold-{number}"
         environ = {**os.environ, "XDG_CACHE_HOME": str(place), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
         work = folder / "work"
         work.mkdir(exist_ok=True)
-        start = time.perf_counter()
+        start, used = time.perf_counter(), used_by_children()
         done = subprocess.run([sys.executable, *command], cwd=work, env=environ, capture_output=True, text=True)
         seconds.append(time.perf_counter() - start)
+        cpu.append(used_by_children() - used)
         code = done.returncode
         if code > 1:
             sys.exit(f"{' '.join(command[:6])} ended with {code}:\n{done.stdout}\n{done.stderr}")
-    return {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds), "runs": runs, "code": code}
+    row = {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
+    return {**row, "cpu": statistics.median(cpu), "runs": runs, "code": code}
+
+
+def used_by_children() -> float:
+    """CPU seconds of all processes that have ended: what remains of a time on a machine where others work, too."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":
