@@ -5,6 +5,7 @@ On a CPU the plan is made against main memory, which the check `memory` judges (
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,10 @@ def place_of(situation: Situation) -> Place | None:
     if card is not None:
         return Place(card.name, card.total, card.free, "cuda", "NVML", card.limit) if card.total else None
     memory = main_memory(situation.machine) if device in ("cpu", "auto") else None
-    return None if memory is None else Place("main memory", memory.total, memory.available, "cpu", "/proc/meminfo")
+    if memory is None:
+        return None
+    cores = len(os.sched_getaffinity(0))
+    return Place("main memory", memory.total, memory.available, "cpu", "/proc/meminfo", cores=cores)
 
 
 def expected(situation: Situation) -> tuple[dict[int, Workload] | None, Callable[[int], float] | None, str]:

@@ -33,6 +33,7 @@ class Place:
         kind: 'cuda' or 'cpu'.
         source: who says so: 'NVML', 'given', '/proc/meminfo'.
         watts: its power limit, where it is known.
+        cores: of the CPU that would train.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Place:
     kind: str = "cuda"
     source: str = "NVML"
     watts: float | None = None
+    cores: int = 0
 
     @property
     def room(self) -> int:
@@ -189,7 +191,8 @@ def _time(
     if works is None or stage not in works:
         return None, unknown("no data set")
     card = place.name if place is not None and place.kind == "cuda" else None
-    return works[stage], time_of(settings, works[stage], card, records, rate)
+    cores = place.cores if place is not None else 0
+    return works[stage], time_of(settings, works[stage], card, records, rate, cores)
 
 
 def _stage_plan(
