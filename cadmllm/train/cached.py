@@ -44,7 +44,7 @@ class Cached:
     draws: int
 
     def mark(self, stage: int) -> dict[str, object]:
-        """What of it changes the numbers of a stage, flat, for `state.fingerprint`."""
+        """What of it changes the numbers of a stage, flat, for `sameness.fingerprint`."""
         found: dict[str, object] = {}
         for part, recipe in sorted(self.recipes.items()):
             if STAGES[part] <= stage:

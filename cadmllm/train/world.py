@@ -115,7 +115,7 @@ class World:
         """Together: refuse to go on where the processes were given different settings, data or weights.
 
         Args:
-            facts: plain JSON data by name, e.g. `state.fingerprint`.
+            facts: plain JSON data by name, e.g. `sameness.fingerprint`.
 
         Raises:
             CadmllmError: E610 on every process, naming what differs.
