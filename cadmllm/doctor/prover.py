@@ -159,27 +159,32 @@ def _started(situation: Situation) -> Prover | CadmllmError | None:
 
 
 def place_for(run_dir: Path) -> Path:
-    """A new temporary folder on the disk of `run.dir`, beside it and not in it; what a killed doctor left there is removed.
+    """A new temporary folder on the disk of `run.dir`, beside it if that can be; what a killed doctor left there is removed.
 
     Raises:
         CadmllmError: E867.
     """
     run = run_dir.expanduser().absolute()
     there = next(folder for folder in run.parents if folder.is_dir())
-    if run.is_dir() and run.stat().st_dev != there.stat().st_dev:
-        there = run  # a disk of its own is mounted there: in a hidden folder that no run looks at
+    # in a hidden folder that no run looks at, where another disk is mounted, or where nothing else can be written
+    apart = run.is_dir() and run.stat().st_dev != there.stat().st_dev
+    places = [run] if apart else [there, run] if run.is_dir() else [there]
+    for place in places:
+        _sweep(place)
+        try:
+            return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=place))
+        except OSError as error:
+            reason = error.strerror
+    remedy = "name a run folder that can be written: --set run.dir=FOLDER"
+    raise CadmllmError("E867", f"no temporary folder can be made in {places[-1]}: {reason}", remedy)
+
+
+def _sweep(there: Path) -> None:
+    """Remove what doctors that were killed have left."""
     for left in there.glob(f"{PREFIX}*"):
         owner = re.match(r"(\d+)-", left.name.removeprefix(PREFIX))
         if owner and not Path(f"/proc/{owner[1]}").exists():
             shutil.rmtree(left, ignore_errors=True)
-    try:
-        return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=there))
-    except OSError as error:
-        raise CadmllmError(
-            "E867",
-            f"no temporary folder can be made in {there}: {error.strerror}",
-            "name a run folder that can be written: --set run.dir=FOLDER",
-        ) from error
 
 
 def _outcome(said: dict[str, Any]) -> Outcome:

@@ -12,6 +12,7 @@ from scene import Scene, build
 from cadmllm.doctor import proofs, prover
 from cadmllm.doctor.check import Level, Situation
 from cadmllm.doctor.runner import CHECKS, chosen, run_checks
+from cadmllm.errors import CadmllmError
 
 SAYS = """
 import json, os, signal, sys, time
@@ -123,6 +124,21 @@ def test_a_folder_of_a_doctor_that_was_killed_is_swept(scene) -> None:
     assert not gone.exists()
     assert mine.exists()
     assert other.exists()
+
+
+def test_where_only_the_run_folder_can_be_written_it_is_made_there(scene, monkeypatch) -> None:
+    real = prover.tempfile.mkdtemp
+
+    def refused(prefix, dir):
+        if dir != scene.run:
+            raise PermissionError(13, "Permission denied")
+        return real(prefix=prefix, dir=dir)
+
+    monkeypatch.setattr(prover.tempfile, "mkdtemp", refused)
+    with pytest.raises(CadmllmError, match="E867"):
+        prover.place_for(scene.run)
+    scene.run.mkdir()
+    assert prover.place_for(scene.run).parent == scene.run
 
 
 def test_without_a_place_nothing_is_started(scene, monkeypatch) -> None:
