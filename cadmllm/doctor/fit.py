@@ -70,10 +70,11 @@ def of_data(dataset: DataSet, settings: Settings, stages: tuple[int, ...]) -> tu
     Raises:
         CadmllmError: E407.
     """
-    from cadmllm.doctor.workload import share_cut, workload
+    from cadmllm.doctor.workload import look, share_cut, workload
 
-    works = {stage: workload(dataset, settings, stage) for stage in stages}
-    return works, lambda tokens: max(share_cut(dataset, settings, stage, tokens) for stage in stages)
+    known = look(dataset)
+    works = {stage: workload(dataset, settings, stage, known) for stage in stages}
+    return works, lambda tokens: max(share_cut(known, settings, stage, tokens) for stage in stages)
 
 
 def sentence(plan: dict[str, Any]) -> str:

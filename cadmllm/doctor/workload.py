@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +25,39 @@ CAPTIONS = 400  # ids whose captions are read
 TAIL = 2**19  # bytes at the end of metrics.jsonl that are read: about 1,000 steps
 
 
-def workload(dataset: DataSet, settings: Settings, stage: int) -> Workload:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the index says of the training ids, asked once for all stages (of 453,000 ids that takes a while).
+
+    Attributes:
+        lengths: int32 [N], tokens of each target; 0 where its program cannot be used.
+        shows: by 'point_cloud' and 'image', bool [N].
+        words: tokens of a caption, on average.
+    """
+
+    lengths: np.ndarray
+    shows: dict[str, np.ndarray]
+    words: float
+
+
+def look(dataset: DataSet) -> Known:
+    """Ask the index.
+
+    Raises:
+        CadmllmError: E407 when a list of ids is unreadable.
+    """
+    ids = dataset.split()[0]
+    return Known(dataset.lengths(ids), dataset.shows(ids), _words(dataset, ids))
+
+
+def workload(dataset: DataSet, settings: Settings, stage: int, known: Known | None = None) -> Workload:
     """What a stage computes.
 
     Args:
         dataset: from `corpus.layout.open_dataset`.
         settings: resolved settings.
         stage: 1, 2 or 3.
+        known: from `look`, where several stages are asked for.
 
     Raises:
         CadmllmError: E407 when a list of ids is unreadable.
@@ -38,16 +65,15 @@ def workload(dataset: DataSet, settings: Settings, stage: int) -> Workload:
     from cadmllm.corpus.fit import longest_target
 
     asked, train = settings.stages[stage], settings.train
-    ids = dataset.split()[0]
-    every = dataset.lengths(ids)
+    known = known or look(dataset)
+    every = known.lengths
     good = (every > 0) & (every <= longest_target(settings, asked.probabilities))
     lengths, samples = every[good], int(good.sum())
     cut = float(((every > 0) & ~good).sum() / max(1, len(every)))
     if not samples:
         return Workload(stage, 0, 0, 0.0, 0.0, 0, 0.0, 0.0, cut=cut)
-    shows = {name: there[good] for name, there in dataset.shows(ids).items()}
-    words = _words(dataset, ids)
-    mean, square, longest = _lengths(settings, lengths, shows, _shares(settings, stage), words)
+    shows = {name: there[good] for name, there in known.shows.items()}
+    mean, square, longest = _lengths(settings, lengths, shows, _shares(settings, stage), known.words)
     seen = _inputs(settings, shows, _shares(settings, stage))
     window = train.batch_size * train.accumulation
     steps_per_epoch = -(-samples // window)
@@ -69,12 +95,12 @@ def workload(dataset: DataSet, settings: Settings, stage: int) -> Workload:
     )
 
 
-def share_cut(dataset: DataSet, settings: Settings, stage: int, max_seq_length: int) -> float:
+def share_cut(known: Known, settings: Settings, stage: int, max_seq_length: int) -> float:
     """Share of the training ids whose target would be too long for sequences of so many tokens, 0..1."""
     from cadmllm.corpus.fit import longest_target
 
     changed = settings.model_copy(update={"train": settings.train.model_copy(update={"max_seq_length": max_seq_length})})
-    every = dataset.lengths(dataset.split()[0])
+    every = known.lengths
     longest = longest_target(changed, settings.stages[stage].reached)
     return float((every > longest).sum() / max(1, (every > 0).sum()))
 

@@ -10,7 +10,7 @@ from sick_plan import a_cpu_run_larger_than_main_memory, memory, model, on_card,
 
 from cadmllm.doctor.fit import check_fit, sentence
 from cadmllm.doctor.ram import check_memory
-from cadmllm.doctor.workload import newest_records, share_cut, workload
+from cadmllm.doctor.workload import look, newest_records, share_cut, workload
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_shares_that_move_are_taken_at_their_middle(scene):
 
 def test_what_shorter_sequences_cut(scene):
     situation = scene.situation()
-    cuts = [share_cut(situation.dataset, situation.needed, 3, tokens) for tokens in (64, 128, 256, 1024)]
+    cuts = [share_cut(look(situation.dataset), situation.needed, 3, tokens) for tokens in (64, 128, 256, 1024)]
     assert cuts == sorted(cuts, reverse=True)
     assert cuts[0] == 1.0
     assert cuts[-1] == 0.0
