@@ -12,6 +12,10 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # a moment: the next loop usually comes within it
     argv = sys.argv[1:]
+    from cadmllm.doctor import oldpython
+
+    if oldpython.is_old():
+        return oldpython.refuse(argv)
     if "doctor" in argv:
         from cadmllm.doctor import first
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from cadmllm.doctor import clock, drives, limits, ram, windowspaths, wsl
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.doctor.machine import Machine
+from cadmllm.doctor.oldpython import OLDEST
 
-OLDEST = (3, 11)
 # modules of the standard library that a Python compiled without their headers lacks, and what Debian calls these
 PARTS = {
     "_sqlite3": "libsqlite3-dev",
