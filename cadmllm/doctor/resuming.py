@@ -116,4 +116,4 @@ def _training_ids(situation: Situation, stage: Stage) -> Any:
         train_ids, _ = situation.dataset.split()
     except CadmllmError:
         return None  # the checks of the data say why
-    return situation.dataset.usable(train_ids, longest_target(situation.needed, stage.probabilities))[0]
+    return situation.dataset.usable(train_ids, longest_target(situation.needed, stage.reached))[0]

@@ -57,26 +57,30 @@ def chosen(only: Sequence[str] = (), skip: Sequence[str] = (), deep: bool = Fals
     """The checks to make.
 
     Args:
-        only, skip: names of checks or of groups; a deep check that is named in `only` is made without `deep`, too.
+        only, skip: names of checks or of groups; a deep check that is named in `only`, or a group of nothing else, is made
+            without `deep`, too.
         deep: the proofs as well.
 
     Raises:
-        CadmllmError: E106 for a name that is neither.
+        CadmllmError: E106 for a name that is neither, E105 when nothing is left.
     """
     known = {check.name for check in CHECKS} | set(GROUPS)
     for name in (*only, *skip):
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), 1)
-            hint = f"--only {near[0]}; " if near else ""
-            raise CadmllmError(
-                "E106", f"there is no check {name!r}", f"{hint}they are listed by: cadmllm doctor --list", exit_code=Exit.USAGE
-            )
+            remedy = f"{f'did you mean {near[0]}? ' if near else ''}They are listed by: cadmllm doctor --list"
+            raise CadmllmError("E106", f"there is no check {name!r}", remedy, exit_code=Exit.USAGE)
 
     def wanted(check: Check) -> bool:
         asked = not only or check.name in only or check.group in only
-        return asked and check.name not in skip and check.group not in skip and (deep or not check.deep or check.name in only)
+        meant = deep or not check.deep or check.name in only or (check.group in only and check.group not in mixed)
+        return asked and meant and check.name not in skip and check.group not in skip
 
-    return tuple(check for check in CHECKS if wanted(check))
+    mixed = {check.group for check in CHECKS if not check.deep}  # of these the quick ones are meant, without `deep`
+    found = tuple(check for check in CHECKS if wanted(check))
+    if not found:
+        raise CadmllmError("E105", "--only and --skip leave no check to make", "leave one of them out", exit_code=Exit.USAGE)
+    return found
 
 
 def run_checks(

@@ -27,12 +27,21 @@ def make_checks(
     report = Report(plan=situation.plan, strict=strict)
     for check in checks:
         begun = time.perf_counter()
-        outcome = _make(check, situation)
+        outcome = _once(_make(check, situation), report)
         report.seconds[check.name] = time.perf_counter() - begun
         report.outcomes.append((check, outcome))
         if said is not None:
             said(check, outcome, report.seconds[check.name])
     return report
+
+
+def _once(outcome: Outcome, report: Report) -> Outcome:
+    """An outcome that only repeats what an earlier check has found (no data set) is left out, and that is said."""
+    told = {(finding.code, finding.message): finding.check for finding in report.findings}
+    repeated = [told.get((finding.code, finding.message)) for finding in outcome.findings]
+    if not repeated or None in repeated:
+        return outcome
+    return Outcome(skipped=f"{outcome.findings[0].code}, as {repeated[0]} has found", details=outcome.details)
 
 
 def _make(check: Check, situation: Situation) -> Outcome:

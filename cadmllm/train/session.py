@@ -98,7 +98,7 @@ def stage_data(settings: Settings, stage: Stage, dataset: DataSet) -> StageData:
         CadmllmError: E406 when nothing is left to train on.
     """
     train_ids, val_ids = dataset.split()
-    longest = longest_target(settings, stage.probabilities)
+    longest = longest_target(settings, stage.reached)
     good, bad = dataset.usable(train_ids, longest)
     usable_val, _ = dataset.usable(val_ids[: 4 * settings.train.val_samples], longest)
     if not good:

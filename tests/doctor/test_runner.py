@@ -10,7 +10,7 @@ import pytest
 
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Report, Situation
 from cadmllm.doctor.docs import OPTIONS, PAGE, explanation, page
-from cadmllm.doctor.runner import CHECKS, run_checks
+from cadmllm.doctor.runner import CHECKS, chosen, run_checks
 from cadmllm.errors import CODES, CadmllmError
 from cadmllm.remedies import REMEDIES, remedy_of
 from cadmllm.settings import Settings
@@ -111,3 +111,25 @@ def test_the_json_of_the_page_is_that_of_a_report(now):
     assert shown["findings"][0].keys() == dataclasses.asdict(WARNING).keys()
     for name in (*shown, *(f"findings[].{name}" for name in shown["findings"][0])):
         assert f"| `{name}` |" in now
+
+
+def test_what_an_earlier_check_has_found_is_told_once():
+    gone = CadmllmError("E401", "gone", "look")
+    other = CadmllmError("E401", "gone elsewhere", "look")
+    report = run_checks(Situation(Settings()), checks=[check("a", gone), check("b", gone), check("c", other)])
+    assert [outcome.skipped for _, outcome in report.outcomes] == ["", "E401, as a has found", ""]
+    assert [finding.check for finding in report.findings] == ["a", "c"]
+
+
+def test_which_checks_are_meant():
+    quick, deep = chosen(), chosen(deep=True)
+    assert not any(c.deep for c in quick)
+    assert set(quick) < set(deep) == set(CHECKS)
+    assert {c.group for c in chosen(["proofs"])} == {"proofs"}, "deep, as they were asked for by name"
+    assert not any(c.deep for c in chosen(["gpu"])), "the quick ones of a group that has both"
+    assert [c.name for c in chosen(["numbers"])] == ["numbers"]
+    assert not {c.name for c in chosen(skip=["gpu", "disk"])} & {c.name for c in CHECKS if c.group in ("gpu", "disk")}
+    for only, skip, code in ((["nothing"], [], "E106"), ([], ["nothing"], "E106"), (["disk"], ["disk"], "E105")):
+        with pytest.raises(CadmllmError) as caught:
+            chosen(only, skip)
+        assert (caught.value.code, caught.value.exit_code) == (code, 2)
