@@ -94,6 +94,7 @@ class Case:
 
 
 EIGHT_BIT = (("train.optimizer", "adamw_8bit"),)
+DROPOUT = (("lora.dropout", 0.1),)
 ON_CPU = (
     Case("qwen3", "bfloat16", True, True, 1, 512),
     Case("qwen3", "bfloat16", True, False, 1, 1024),
@@ -119,6 +120,8 @@ ON_CPU = (
     Case("llama", "bfloat16", True, False, 1, 2048, (), "Llama-3-8B"),
     Case("qwen2", "bfloat16", True, True, 3, 2048, (), "Qwen2.5-7B"),
     Case("qwen2", "float32", False, True, 1, 1024, (), "Qwen2.5-7B"),
+    Case("qwen3", "bfloat16", True, False, 1, 1024, DROPOUT),
+    Case("llama", "nf4", True, True, 1, 2048, DROPOUT, "Llama-3-8B"),
 )
 QWEN = "Qwen/Qwen3-"
 ON_CARD = (

@@ -25,6 +25,7 @@ class Recipe:
         copies: LoRA's inputs are copied to 32 bit and back for each layer, which PEFT does and we do not (models/backbone.py).
         checkpointing: layers keep their input alone and are computed again.
         by_document: what attention gives for packed documents is put together in a copy (SDPA).
+        mask: bytes that dropout on LoRA's input keeps to say whether a value was dropped; 0 without dropout.
     """
 
     width: int
@@ -33,6 +34,7 @@ class Recipe:
     copies: bool
     checkpointing: bool
     by_document: bool = False
+    mask: int = 0
 
 
 # Live beside what is saved, at the worst moment: (bytes for each value of the MLP's inner width, bytes for each of the hidden
@@ -48,11 +50,11 @@ _FORWARD = 0.55  # of the live layer: what the forward pass needs at most beside
 
 
 def recipe_of(
-    dtype: str, lora: bool, rank: int, checkpointing: bool, *, copies: bool = False, by_document: bool = False
+    dtype: str, lora: bool, rank: int, checkpointing: bool, *, copies: bool = False, by_document: bool = False, mask: int = 0
 ) -> Recipe:
     """The recipe that the settings of these names make; `copies`: as plain PEFT has it, not as `models/backbone.py` does."""
     width = _BYTES[dtype]
-    return Recipe(width, lora, rank, copies and lora and width == 2, checkpointing, by_document)
+    return Recipe(width, lora, rank, copies and lora and width == 2, checkpointing, by_document, mask if lora else 0)
 
 
 def saved_by_layer(shape: LlmShape, recipe: Recipe) -> float:
@@ -70,6 +72,8 @@ def saved_by_layer(shape: LlmShape, recipe: Recipe) -> float:
     if recipe.lora:
         # q, k, v, gate and up copy their inputs one by one, and o what attention gave; else they share two
         inputs = w * (5 * hidden + query) if recipe.copies else w * 2 * hidden
+        if recipe.mask:  # each of the seven keeps a mask and what that left of its input, and not the input
+            inputs = (5 * hidden + query + shape.mlp) * (w + recipe.mask) - down
         return norms + statistics + attention + mlp + down + inputs + 7 * w * recipe.rank
     trained_norms = 2 * 4 * hidden + (w * (query + key) if shape.qk_norm else 0)
     inputs = w * (5 * hidden if w == 2 else 2 * hidden)  # cast for each layer, or shared

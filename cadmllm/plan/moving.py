@@ -96,6 +96,7 @@ def recipe_for(settings: Settings, device: str = "cuda") -> Recipe:
         settings.lora.r,
         settings.train.gradient_checkpointing,
         by_document=by_document,
+        mask=0 if not settings.lora.dropout else 1 if device != "cpu" else 2 if settings.dtype != "float32" else 4,
     )
 
 
