@@ -127,6 +127,7 @@ CODES: dict[str, str] = {
     "E611": "a run folder without metrics",
     "E612": "this attention back end does not work here",
     "E613": "this optimizer or precision does not work here",
+    "E614": "a process of the loader ended or hangs",
     # inference
     "E701": "the checkpoint has no encoder for this modality",
     "E702": "no solid came out",

@@ -152,6 +152,8 @@ REMEDIES: dict[str, str] = {
     "E612": "take the fastest that works: `--set model.attention=auto`",
     "E613": "by what the message names: `--set dtype=float16` (or `float32`), `--set train.optimizer=adamw`, "
     "`--set train.compile=false`, `--set train.offload_activations=false`, `--set train.distributed=ddp`",
+    "E614": "look for the reason: `cadmllm doctor --only shm,files,memory`; go on without such processes: "
+    "`--set train.workers=0`, `--resume`",
     # inference
     "E701": "train the stage that adds the encoder (`cadmllm train stage2 stage3`), or name a checkpoint that has it: "
     '`cadmllm infer --prompt "a cube" --checkpoint FOLDER`',

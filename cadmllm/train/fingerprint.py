@@ -7,6 +7,7 @@ samples), the data, the settings that change numbers. `keep` writes them beside 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -116,10 +117,8 @@ def keep(settings: Settings, facts: Mapping[str, Any], stages: Sequence[int]) ->
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror}"
         raise CadmllmError("E607", message, "allow writing to the run folder, or free some space there") from error
-    try:
+    with contextlib.suppress(OSError):  # no place to remember across runs: the run folder has it
         _write(last_good_path(), {"schema": SCHEMA, "good": [entry]})
-    except OSError:
-        pass  # no place to remember across runs: the run folder has it
     return path
 
 

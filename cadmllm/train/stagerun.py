@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cadmllm.train.windows import Window
 
 SAMPLES = "samples"  # folder of a run: pictures of what the model answered
-KEPT_ON = ("E603", "E606", "E609")  # errors that come before an update: the steps until then are worth a save
+KEPT_ON = ("E603", "E606", "E609", "E614")  # errors that come before an update: the steps until then are worth a save
 
 
 class StageRun:
@@ -94,9 +94,14 @@ class StageRun:
     def _steps(self, windows: Iterator[Window]) -> Iterator[tuple[dict[str, Any], list[str]]]:
         """Take the steps; the record and the sample ids of each. The steps before one that cannot be taken are saved first."""
         s = self.session
+        done = s.begin
         while True:
             begun = time.perf_counter()
-            window = next(windows, None)
+            try:
+                window = next(windows, None)
+            except CadmllmError as error:
+                self._keep(error, done)
+                raise
             if window is None:
                 return
             waited = time.perf_counter() - begun
@@ -107,13 +112,19 @@ class StageRun:
             try:
                 step = s.companions.squeeze.step(window.batches, seed, lambda mix=mix: self._inspect(mix))
             except CadmllmError as error:
-                if error.code in KEPT_ON and window.step > self.keeper.saved:
-                    self.keeper.save(window.step)
-                    self.console.note(f"the {window.step} steps before it are saved")
+                self._keep(error, window.step)
                 raise
+            done = window.step + 1
             record = self._record(window, mix, step, lr, time.perf_counter() - begun, waited)
             self.watch.told(waited / record["seconds"])
             yield record | self.watch.reading(), [i for batch in window.batches for i in batch.ids]
+
+    def _keep(self, error: CadmllmError, done: int) -> None:
+        """Save the steps before one that cannot be taken. A loader is lost on one process alone, which cannot save by itself."""
+        alone = self.world.size == 1 or error.code != "E614"
+        if error.code in KEPT_ON and alone and done > self.keeper.saved:
+            self.keeper.save(done)
+            self.console.note(f"the {done} steps before it are saved")
 
     def _together(self, mix: Counter[str]) -> Counter[str]:
         """What all processes show in a step."""

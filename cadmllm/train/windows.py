@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from errno import EMFILE, ENFILE
+from multiprocessing import active_children
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
@@ -30,6 +32,17 @@ if TYPE_CHECKING:
 
 
 CAPTION = 32  # tokens of a prompt's words and frame, about
+STUCK = 900  # s without anything from a process of the loader, which then hangs
+_LOST = (  # how torch says that such a process is lost, or has no room to send what it has read
+    "DataLoader worker (pid",
+    "DataLoader timed out",
+    "Pin memory thread",
+    "unable to write to file </torch_",
+    "unable to open shared memory object",
+    "unable to mmap",
+    "items of ancdata",
+    "Too many open files",
+)
 
 
 class Item(NamedTuple):
@@ -244,5 +257,36 @@ def iterate(windows: Windows, start: int, workers: int, prefetch: int = 2, pin: 
         pin_memory=pin,
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=deaf_to_signals,
+        timeout=STUCK,
     )
-    return iter(loader)
+    return _told(loader, workers)
+
+
+def _told(loader: Iterable[Window], workers: int) -> Iterator[Window]:
+    """What the loader gives; a process of it that ends or hangs is an error that says what mends it.
+
+    Raises:
+        CadmllmError: E614. Too little shared memory shows as a bus error or as silence, too few open files as a cut connection.
+    """
+    before = set(active_children())
+    iterator = iter(loader)
+    processes = [child for child in active_children() if child not in before]
+    try:
+        yield from iterator
+    except (RuntimeError, EOFError, OSError) as error:
+        said = str(error)
+        if isinstance(error, RuntimeError) and not any(words in said for words in _LOST):
+            raise
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError) and error.errno not in (EMFILE, ENFILE):
+            raise
+        last = said.strip().splitlines()[-1:] or [type(error).__name__]  # what comes from a process has its traceback before it
+        raise CadmllmError(
+            "E614",
+            f"reading ahead with train.workers={workers} does not go on: {last[0]}",
+            "cadmllm doctor --only shm,files,memory looks for the reason; meanwhile: --set train.workers=0, with --resume",
+        ) from error
+    finally:
+        iterator._shutdown_workers()  # ty: ignore[missing-attribute] - the error holds on to it, so it is not ended by itself
+        for process in processes:
+            process.kill()  # one that hangs is deaf to signals, and this process could never end
+            process.join()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shutil
+import signal
+import time
 from collections import Counter
 
 import pytest
@@ -210,3 +214,43 @@ def test_a_data_set_that_is_gone_ends_the_run(settings, set_on_disk, tokenizer) 
     shutil.rmtree(set_on_disk / "json")
     with pytest.raises(CadmllmError, match="none of its 4 samples"):
         windows[1]
+
+
+class Trouble:
+    """Windows of which the second does not come as the first did."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, step: int) -> int:
+        if step == 1 and self.what == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == 1 and self.what == "hangs":
+            time.sleep(30)
+        if step == 1 and self.what == "no room":
+            raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
+        if step == 1:
+            raise ValueError("a mistake of ours")
+        return step
+
+
+@pytest.mark.parametrize(("what", "said"), [("killed", "DataLoader worker (pid"), ("hangs", "timed out"), ("no room", "No space left")])
+def test_a_loader_that_is_lost_is_an_error_that_says_what_mends_it(monkeypatch, what: str, said: str) -> None:
+    monkeypatch.setattr("cadmllm.train.windows.STUCK", 2)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # what torch waits for a process to end
+    with pytest.raises(CadmllmError) as caught:
+        list(iterate(Trouble(what), 0, workers=1, prefetch=1))
+    assert caught.value.code == "E614"
+    assert said in caught.value.message
+    assert "train.workers=0" in caught.value.remedy
+    assert not multiprocessing.active_children(), "one that hangs keeps this process from ending"
+
+
+def test_other_errors_of_a_loader_are_their_own() -> None:
+    found = iterate(Trouble("mistake"), 0, workers=1, prefetch=1)
+    assert next(found) == 0
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        next(found)
