@@ -16,7 +16,11 @@ from cadmllm.remedies import REMEDIES, remedy_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "doctor.md"
 # what `plan` holds under --json: Markdown, written with doctor/fit.py
-PLAN = "`plan` is an empty object where the checks of the group `plan` were not made, or the settings could not be read."
+PLAN = (
+    "The keys of `plan` stand in [checking.md](checking.md#plan-in-json); with proofs, `plan.measured` holds what they measured "
+    "(`memory`, `save`, `loader`, `time`). It is an empty object where the group `plan` was not asked for, or the settings could "
+    "not be read."
+)
 OPTIONS = (
     ("`--stage N`", "what stage N alone needs; otherwise all stages with epochs, or those from `--start_from_stage`"),
     ("`--deep`", "the proofs as well: real steps, a save, a reload (about a minute on a GPU)"),
