@@ -148,8 +148,8 @@ def _say(found: Plan, console: Console) -> None:
     console.print(f"in all   {said_of(time)}, {gib(found.disk)} of disk" + ("" if found.disk_known else " (a guess)"))
     drawn = energy(time, found.place.watts if found.place is not None and found.place.kind == "cuda" else None)
     if drawn is not None:
-        spread = f"{drawn['low']:.1f} to {drawn['high']:.1f}"
-        console.print(f"energy   {drawn['likely']:.1f} kWh ({spread}), by the card's {drawn['watts']:.0f} W")
+        low, likely, high = (_rounded(drawn[name]) for name in ("low", "likely", "high"))
+        console.print(f"energy   {likely} kWh ({low} to {high}), by the card's {drawn['watts']:.0f} W")
     if found.fits is None:
         console.print("fits     nobody knows: there is no card here, and none was given (--vram 16GB)")
     elif found.fits:
@@ -256,3 +256,8 @@ def _apply(found: Plan, shared: Shared) -> list[str]:
     if given:
         console.warn(f"on the command line {', '.join(given)} stands over {path}: leave it out there")
     return lines
+
+
+def _rounded(value: float) -> str:
+    """'123.4', '0.012': two digits at least."""
+    return f"{value:.1f}" if value >= 1.0 else f"{value:.2g}"
