@@ -239,7 +239,15 @@ def _mend(console: Console, fixes: list[Fix], shared: Shared, yes: bool) -> bool
         return False
     for done in fix.apply(fixes, config):
         console.note(f"  {done.what} (to take it back: {done.undo})")
+    _overridden(shared, {one.name for one in fixes if one.kind == "setting"}, config)
     return True
+
+
+def _overridden(shared: Shared, keys: set[str], config: Path) -> None:
+    """Settings of the command line go before those of a file."""
+    given = sorted({key for key, _, _ in shared.given} & keys)
+    if given:
+        shared.console.warn(f"on the command line {', '.join(given)} stands over {config}: leave it out there")
 
 
 def _agreed() -> bool:
@@ -262,9 +270,7 @@ def _apply(report: Report, shared: Shared) -> bool:
     lines = set_values(config, values) if values else []
     for line in lines or ["nothing to write: the run fits as it is, or no setting helps"]:
         shared.console.note(f"apply: {line}")
-    given = sorted({key for key, _, _ in shared.given} & set(values))
-    if given:
-        shared.console.warn(f"on the command line {', '.join(given)} stands over {config}: leave it out there")
+    _overridden(shared, set(values), config)
     return bool(lines)
 
 

@@ -139,9 +139,7 @@ class Situation:
         from cadmllm.corpus.layout import open_dataset
 
         settings = self.needed
-        return self.once(
-            "data set", lambda: open_dataset(settings.data, console=self.console, workers=settings.kernel.workers)
-        )
+        return self.once("data set", lambda: open_dataset(settings.data, console=self.console, workers=settings.kernel.workers))
 
 
 @dataclass(frozen=True, slots=True)

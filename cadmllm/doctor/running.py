@@ -27,7 +27,7 @@ def make_checks(
     report = Report(plan=situation.plan, strict=strict)
     for check in checks:
         begun = time.perf_counter()
-        outcome = _once(_make(check, situation), report)
+        outcome = _make(check, situation, report)
         report.seconds[check.name] = time.perf_counter() - begun
         report.outcomes.append((check, outcome))
         if said is not None:
@@ -35,16 +35,16 @@ def make_checks(
     return report
 
 
-def _once(outcome: Outcome, report: Report) -> Outcome:
-    """An outcome that only repeats what an earlier check has found (no data set) is left out, and that is said."""
-    told = {(finding.code, finding.message): finding.check for finding in report.findings}
-    repeated = [told.get((finding.code, finding.message)) for finding in outcome.findings]
-    if not repeated or None in repeated:
-        return outcome
-    return Outcome(skipped=f"{outcome.findings[0].code}, as {repeated[0]} has found", details=outcome.details)
+def _stopped(check: Check, error: CadmllmError, report: Report) -> Outcome:
+    """What keeps a check from being made (no data set) is a finding, of the first check of its group that meets it."""
+    for other, outcome in report.outcomes:
+        for finding in outcome.findings:
+            if finding.code == error.code and (other.group == check.group or finding.message == error.message):
+                return Outcome(skipped=f"{error.code}, as {other.name} has found")
+    return Outcome(findings=(Finding(error.code, Level.FAIL, check.name, error.message, error.remedy),))
 
 
-def _make(check: Check, situation: Situation) -> Outcome:
+def _make(check: Check, situation: Situation, report: Report) -> Outcome:
     if check.needs_settings and situation.settings is None:
         return Outcome(skipped="the settings cannot be read without pydantic")
     lacking = [name for name in check.needs if name in situation.broken]
@@ -53,7 +53,7 @@ def _make(check: Check, situation: Situation) -> Outcome:
     try:
         return check.run(situation)
     except CadmllmError as error:
-        return Outcome(findings=(Finding(error.code, Level.FAIL, check.name, error.message, error.remedy),))
+        return _stopped(check, error, report)
     except Exception as error:  # a check's own failure is a finding: the other checks still have something to say
         message = f"the check {check.name} failed: {type(error).__name__}: {error}"
         remedy = "report this with the output of: cadmllm doctor --json"

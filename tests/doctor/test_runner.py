@@ -116,9 +116,18 @@ def test_the_json_of_the_page_is_that_of_a_report(now):
 def test_what_an_earlier_check_has_found_is_told_once():
     gone = CadmllmError("E401", "gone", "look")
     other = CadmllmError("E401", "gone elsewhere", "look")
-    report = run_checks(Situation(Settings()), checks=[check("a", gone), check("b", gone), check("c", other)])
-    assert [outcome.skipped for _, outcome in report.outcomes] == ["", "E401, as a has found", ""]
-    assert [finding.check for finding in report.findings] == ["a", "c"]
+    found = Outcome(findings=(Finding("E401", Level.FAIL, "e", "another matter", "look"),))
+    checks = [
+        check("a", gone),
+        check("b", gone, group="disk"),
+        check("c", other),
+        check("d", other, group="data"),
+        check("e", found),
+    ]
+    report = run_checks(Situation(Settings()), checks=checks)
+    repeated = "E401, as a has found"
+    assert [outcome.skipped for _, outcome in report.outcomes] == ["", repeated, repeated, "", ""]
+    assert [finding.check for finding in report.findings] == ["a", "d", "e"]
 
 
 def test_which_checks_are_meant():
