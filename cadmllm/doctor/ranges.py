@@ -35,6 +35,7 @@ LIGHT = {
     "manifold3d": "manifold3d",
     "cadquery-ocp-novtk": "OCP.BRepPrimAPI",
     "nvidia-ml-py": "pynvml",
+    "tomlkit": "tomlkit",
     "wandb": "wandb",
 }
 REQUIRED = {**SHELL, **HEAVY, **LIGHT}

@@ -237,7 +237,9 @@ class Trouble:
         return step
 
 
-@pytest.mark.parametrize(("what", "said"), [("killed", "DataLoader worker (pid"), ("hangs", "timed out"), ("no room", "No space left")])
+@pytest.mark.parametrize(
+    ("what", "said"), [("killed", "DataLoader worker (pid"), ("hangs", "timed out"), ("no room", "No space left")]
+)
 def test_a_loader_that_is_lost_is_an_error_that_says_what_mends_it(monkeypatch, what: str, said: str) -> None:
     monkeypatch.setattr("cadmllm.train.windows.STUCK", 2)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # what torch waits for a process to end
