@@ -15,18 +15,19 @@ TOLD = 4  # changes that the check's own line names; `-v` has all
 
 
 def check_since(situation: Situation) -> Outcome:
-    """Compares with the newest good fingerprint of this run folder, else with the user's last good one."""
+    """Compares with the newest good fingerprint of this run folder, else with the user's last good one of the same model."""
     from cadmllm.train import fingerprint
 
     own = situation.needed.run.dir / fingerprint.NAME
-    good = fingerprint.newest(own)
+    good, facts = fingerprint.newest(own), facts_of(situation)
     whose = "the good run"
     if good is None:
-        good = fingerprint.newest(fingerprint.last_good_path(situation.machine.environ))
-        whose = "your last good run, in another folder,"
+        last = fingerprint.newest(fingerprint.last_good_path(situation.machine.environ))
+        same = last is not None and last.facts.get("model", {}).get("name") == facts["model"]["name"]
+        good, whose = (last if same else None), "your last good run, in another folder,"
     if good is None:
-        return Outcome("no run has gone well here so far: the first that does is what later ones are compared with")
-    changes = fingerprint.differences(good.facts, facts_of(situation))
+        return Outcome("no run of this model has gone well here so far: later ones are compared with the first that does")
+    changes = fingerprint.differences(good.facts, facts)
     if not changes:
         return Outcome(f"nothing changed since {whose} of {good.name()}")
     more = f" and {len(changes) - TOLD} more" if len(changes) > TOLD else ""

@@ -26,7 +26,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 def test_the_first_run_has_nothing_to_compare_with(scene):
     outcome = check_since(scene.situation())
     assert outcome.level is Level.OK
-    assert outcome.summary.startswith("no run has gone well here so far")
+    assert outcome.summary.startswith("no run of this model has gone well here so far")
 
 
 def test_nothing_changed(scene):
@@ -62,6 +62,8 @@ def test_another_folder_is_compared_with_the_users_last_good_run(scene):
     scene.values["run.dir"] = str(scene.folder / "another")
     outcome = check_since(scene.situation())
     assert outcome.summary.startswith("nothing changed since your last good run, in another folder, of ")
+    scene.values["model.llm"] = "Qwen/Qwen3-8B"  # everything would have changed
+    assert check_since(scene.situation()).summary.startswith("no run of this model has gone well here so far")
 
 
 def test_a_data_set_that_cannot_be_opened_is_left_out(scene):
@@ -92,4 +94,4 @@ def test_the_card_is_told_as_training_tells_it(scene, monkeypatch):
 def test_a_broken_file_counts_as_none(scene):
     scene.run.mkdir()
     (scene.run / fingerprint.NAME).write_text("{")
-    assert check_since(scene.situation()).summary.startswith("no run has gone well here so far")
+    assert check_since(scene.situation()).summary.startswith("no run of this model has gone well here so far")
