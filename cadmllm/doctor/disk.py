@@ -171,24 +171,12 @@ def needed_files(settings: Settings, stages: tuple[int, ...]) -> int:
 
 def reusable_bytes(situation: Situation) -> int:
     """Bytes of the stages' folders that the run goes on with, or throws away before it writes."""
-    from cadmllm.models.stages import stage_folder
+    from cadmllm.models.stages import folder_bytes, stage_folder
 
     if not (situation.intent.resume or situation.intent.overwrite):
         return 0
     folders = [stage_folder(situation.needed.run.dir, stage) for stage in situation.stages]
     return sum(folder_bytes(folder) for folder in folders)
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder; what vanishes meanwhile counts nothing."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(place, name)).st_size
-            except OSError:
-                continue
-    return total
 
 
 def judge_network(situation: Situation, place: Path) -> tuple[Finding | None, str]:

@@ -7,7 +7,6 @@ show in the free space), the half-written copy is removed, so that what is said 
 from __future__ import annotations
 
 import errno
-import os
 import re
 import shutil
 import time
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from cadmllm.errors import CadmllmError
-from cadmllm.models.stages import STEPS, is_complete
+from cadmllm.models.stages import STEPS, folder_bytes, is_complete
 
 if TYPE_CHECKING:
     from cadmllm.console import Console
@@ -150,18 +149,6 @@ def deletable(target: Path) -> list[tuple[Path, int]]:
     found += [stage_dir.parent / "wandb"] if (stage_dir.parent / "wandb").is_dir() else []
     sizes = [(path, folder_bytes(path)) for path in found]
     return sorted((entry for entry in sizes if entry[1]), key=lambda entry: -entry[1])
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder; what vanishes meanwhile counts nothing."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(place, name)).st_size
-            except OSError:
-                continue
-    return total
 
 
 def gib(size: int) -> str:

@@ -4,30 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mounted import system
+
 from cadmllm.corpus import drive
 from cadmllm.doctor import drives
 from cadmllm.doctor.cache import Cache
 from cadmllm.doctor.check import Level, Situation
-from cadmllm.doctor.machine import Machine
 from cadmllm.places import bundled
 from cadmllm.settings import Settings
-
-WSL2 = "Linux version 5.15.153.1-microsoft-standard-WSL2"
-TABLE = (
-    "/dev/sdc / ext4 rw,relatime 0 0\n"
-    "C:\\134 /mnt/c 9p rw,noatime,dirsync,aname=drvfs;path=C:\\;uid=1000;symlinkroot=/mnt/,trans=fd 0 0\n"
-    "drvfs /mnt/d 9p ro,aname=drvfs;path=D:\\ 0 0\n"
-    "server:/home /home nfs4 rw,vers=4.2 0 0\n"
-    "tmpfs /tmp\\040x tmpfs rw 0 0\n"
-    "store /work lustre rw 0 0\n"
-)
-
-
-def system(root: Path, mounted: str = TABLE, version: str = WSL2) -> Machine:
-    (root / "proc").mkdir(parents=True, exist_ok=True)
-    (root / "proc/version").write_text(version)
-    (root / "proc/mounts").write_text(mounted)
-    return Machine(root, {})
 
 
 def settings(root: Path) -> Settings:

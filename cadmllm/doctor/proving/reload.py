@@ -13,7 +13,7 @@ from torch import Tensor
 from cadmllm.doctor.check import Finding, Level, Outcome
 from cadmllm.doctor.proving.taking import TRIES, taken, trained_of
 from cadmllm.errors import CadmllmError
-from cadmllm.train.disk import folder_bytes
+from cadmllm.models.stages import folder_bytes
 from cadmllm.train.guards import Interrupts
 from cadmllm.train.keeper import Keeper, Told
 from cadmllm.train.metrics import Metrics
