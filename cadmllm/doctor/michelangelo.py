@@ -152,19 +152,8 @@ def _refused(situation: Situation, path: Path, code: str, message: str) -> Outco
     if "web page" in message:
         again = f"open {DOWNLOAD} in a browser, confirm the download there, and put the file at {path.absolute()}"
     if "would run code" in message:
-        again = (
-            "if you trust where it came from, keep its tensors alone (in a container without network, as this runs its code): "
-            f"{_convert(path)} and --set {KEY}={path.with_suffix('.tensors.pt')}; or {again}"
-        )
+        again = f"take a file of tensors alone, as the guide's is: {again}"
     return Outcome(findings=(Finding(code, Level.FAIL, NAME, message, f"{use}{again}; or {FOURIER}"),))
-
-
-def _convert(path: Path) -> str:
-    code = (
-        f"import torch; s = torch.load({str(path)!r}, 'cpu', weights_only=False); s = s.get('state_dict', s); "
-        f"torch.save({{k: v for k, v in s.items() if torch.is_tensor(v)}}, {str(path.with_suffix('.tensors.pt'))!r})"
-    )
-    return f"python -c {shlex.quote(code)}"
 
 
 def _too_many(wanted: int, there: int, what: str) -> Outcome:
