@@ -139,13 +139,8 @@ def _too_much(stage: StagePlan, standing: bool) -> str:
 
 def _remedy(plan: Plan) -> str:
     """The settings that make it fit, as an edit that can be made or undone."""
-    found = plan.way
-    if found.fits and found.options:
-        commands = " and ".join(change.command for change in found.changes if change.command)
-        return f"{found.options}{f' after {commands}' if commands else ''} (cadmllm plan --apply writes it)"
-    if found.model:
-        return f"{found.options}, the largest model that fits" + (f"; or --preset {found.preset}" if found.preset else "")
-    return f"--preset {found.preset}" if found.preset else "--preset tiny, which a CPU trains"
+    written = " (cadmllm plan --apply writes it)" if plan.way.fits and plan.way.options else ""
+    return (plan.way.advice or "--preset tiny, which a CPU trains") + written
 
 
 CHECKS = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from cadmllm.doctor.cards import Card, Holder, card_of
 from cadmllm.doctor.check import Check, Finding, Level, Outcome, Situation
 from cadmllm.doctor.probe import Probe, run_probe
-from cadmllm.plan.memory import fitting, predict
+from cadmllm.plan.changes import way
+from cadmllm.plan.memory import predict
 from cadmllm.plan.parts import UnknownShape
 from cadmllm.plan.sizes import GIB
 
@@ -93,7 +94,7 @@ def _judge_room(situation: Situation, card: Card) -> list[Finding]:
         findings.append(Finding("E852", Level.WARN, "gpu-load", f"{numbers}: {held_by(card)}", remedy))
     if wsl:
         message = f"{numbers}, and under WSL what does not fit spills into main memory: about 10 times slower, with no error"
-        smaller = fitting(situation.needed, max(situation.stages, default=3), card.free) or "a smaller preset (cadmllm plan)"
+        smaller = way(situation.needed, situation.stages or (3,), card.free).advice or "a smaller preset (cadmllm plan)"
         findings.append(Finding("E856", Level.WARN, "gpu-load", message, f"{smaller}; or, to fail instead of spilling: {POLICY}"))
     return findings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,17 @@ class Way:
     fits: bool = True
     model: str = ""
     preset: str = ""
+
+    @property
+    def advice(self) -> str:
+        """As a remedy: options and what has to be run before them, else a smaller model or preset; '' where nothing helps."""
+        if self.fits:
+            first = " and ".join(change.command for change in self.changes if change.command)
+            return " after ".join(text for text in (self.options, first) if text)
+        preset = f"--preset {self.preset}" if self.preset else ""
+        if not self.model:
+            return preset
+        return f"{self.options}, the largest model that fits" + (f"; or {preset}" if preset else "")
 
     @property
     def options(self) -> str:
@@ -122,20 +133,23 @@ def _frozen(settings: Settings, stages: Sequence[int]) -> bool:
 class _Search:
     """Tries steps against a room on the card, in all stages that are to be trained."""
 
-    def __init__(self, settings: Settings, stages: Sequence[int], room: int) -> None:
-        self.settings, self.stages, self.room = settings, stages, room
+    def __init__(self, settings: Settings, stages: Sequence[int], room: int, from_store: Collection[str] | None = None) -> None:
+        self.settings, self.stages, self.room, self.from_store = settings, stages, room, from_store
+
+    def _store(self, steps: Sequence[_Step]) -> Collection[str] | None:
+        return ("points", "images") if any(step.stored for step in steps) else self.from_store
 
     def with_steps(self, steps: Sequence[_Step]) -> Settings:
         return changed(self.settings, {key: value for step in steps for key, value in step.set.items()})
 
     def longest(self, steps: Sequence[_Step]) -> int:
         """Most tokens of a micro-batch that fit in every stage."""
-        asked, stored = self.with_steps(steps), _store(steps)
+        asked, stored = self.with_steps(steps), self._store(steps)
         return min(longest_fit(asked, stage, self.room, from_store=stored) for stage in self.stages)
 
     def peak(self, steps: Sequence[_Step], tokens: int | None = None) -> int:
         """Bytes of the worst stage."""
-        asked, stored = self.with_steps(steps), _store(steps)
+        asked, stored = self.with_steps(steps), self._store(steps)
         return max(predict(asked, stage, tokens=tokens, device="cuda", from_store=stored).total for stage in self.stages)
 
     def least(self, steps: list[_Step], tokens: int) -> list[_Step] | None:
@@ -151,12 +165,14 @@ class _Search:
         return None
 
 
-def _store(steps: Sequence[_Step]) -> tuple[str, ...] | None:
-    return ("points", "images") if any(step.stored for step in steps) else None
-
-
 def way(
-    settings: Settings, stages: Sequence[int], room: int, cut: Callable[[int], float] | None = None, *, known: bool = True
+    settings: Settings,
+    stages: Sequence[int],
+    room: int,
+    cut: Callable[[int], float] | None = None,
+    *,
+    known: bool = True,
+    from_store: Collection[str] | None = None,
 ) -> Way:
     """The least that makes every stage fit.
 
@@ -169,11 +185,12 @@ def way(
         room: bytes of the card that can be had.
         cut: the share of targets that sequences of so many tokens would cut, where the data is known.
         known: look for a smaller model where nothing else helps.
+        from_store: see `parts.parts_of`.
 
     Raises:
         UnknownShape: the size of a model is not known here.
     """
-    search = _Search(settings, stages, room)
+    search = _Search(settings, stages, room, from_store)
     wanted, shortest = micro_batch_tokens(settings), settings.train.max_seq_length
     if search.peak(()) <= room:
         return Way()

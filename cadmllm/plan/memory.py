@@ -151,31 +151,6 @@ def longest_fit(settings: Settings, stage: int, budget_bytes: int, *, from_store
     return low
 
 
-def fitting(settings: Settings, stage: int, budget_bytes: int, *, from_store: Collection[str] | None = None) -> str:
-    """What to set so that a stage stays within `budget_bytes` of a card, as command-line options; '' where nothing would do.
-
-    The least that helps: smaller packs, then checkpointing, then layer inputs in RAM, then shorter sequences.
-
-    Raises:
-        UnknownShape: the size of a model is not known here.
-    """
-    train = settings.train
-    saving = {} if train.gradient_checkpointing else {"gradient_checkpointing": True}
-    offloading = {} if train.offload_activations else {"offload_activations": True}
-    tries = [{}, saving, saving | offloading]
-    for changed in [tries[0], *(more for more in tries[1:] if more)]:
-        asked = settings.model_copy(update={"train": train.model_copy(update=changed)})
-        fits = longest_fit(asked, stage, budget_bytes, from_store=from_store) // 256 * 256
-        options = [f"train.{key}=true" for key in changed]
-        if fits >= train.max_seq_length:
-            return " ".join(f"--set {option}" for option in [*options, f"train.pack_tokens={fits}"])
-    if fits < SHORTEST:
-        return ""
-    shorter = [f"train.max_seq_length={fits}", "train.pack_tokens=0", "train.batch_size=1"]
-    shorter.append(f"train.accumulation={train.batch_size * train.accumulation}")
-    return " ".join(f"--set {option}" for option in [*options, *shorter])
-
-
 def _standing(settings: Settings, stage: int, from_store: Collection[str] | None) -> list[Row]:
     """What is there whatever is computed: weights, and what their training needs."""
     shape, wide = llm_shape(settings), BYTES[settings.dtype]

@@ -166,7 +166,7 @@ def _arithmetic(settings: Settings, work: Workload, card: str | None, cores: int
         return "nothing was measured yet, and there is no card whose rate could be looked up (--rate TOKENS_PER_S gives one)"
     peak = rate_of(card) if card is not None else None
     if peak is None and card is not None:
-        return f"nothing was measured yet, and the rate of a {card} is not in the table (--rate TOKENS_PER_S gives one)"
+        return f"nothing was measured yet, and no rate is known of {card} (--rate TOKENS_PER_S gives one)"
     try:
         each = work_of(settings, work.stage)
     except UnknownShape as error:

@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cadmllm.corpus.pack import Room
+from cadmllm.plan.changes import way
 from cadmllm.plan.disk import run_bytes, stage_disk
-from cadmllm.plan.memory import Memory, fitting, predict
+from cadmllm.plan.memory import Memory, predict
 from cadmllm.plan.parts import Part, UnknownShape, parts_of
 from cadmllm.plan.sizes import GIB
 from cadmllm.plan.speed import span
@@ -176,7 +177,7 @@ def _print_memory(
     room = min(card.free, int(HEADROOM * card.total))
     if memory.total <= room:
         return
-    remedy = fitting(settings, stage.number, room, from_store=from_store) or "a smaller preset: cadmllm config presets"
+    remedy = way(settings, [stage.number], room, from_store=from_store).advice or "a smaller preset: cadmllm config presets"
     console.warn(
         f"stage {stage.number} takes {memory.total / GIB:.1f} GiB by arithmetic, and {room / GIB:.1f} of the {card.name} "
         f"can be had: {remedy}"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cadmllm.models.backbone import input_embedding
 from cadmllm.models.fusion import build_model
 from cadmllm.models.loss import CHUNK
-from cadmllm.plan.memory import Memory, fitting, guide_recipe, longest_fit, micro_batch_tokens, predict
+from cadmllm.plan.memory import Memory, guide_recipe, longest_fit, micro_batch_tokens, predict
 from cadmllm.plan.moving import CONTEXT, HEAD_CHUNK
 from cadmllm.plan.sizes import GIB, KNOWN
 from cadmllm.settings import Settings
@@ -131,27 +131,6 @@ def test_the_longest_that_fits_does_and_one_more_does_not(tokens, stage, saving)
 
 def test_nothing_fits_a_card_that_is_too_small():
     assert longest_fit(big(), 1, 8 * GIB) == 0
-
-
-@pytest.mark.parametrize(
-    ("gib", "saving", "said"),
-    [
-        (12, True, ["pack_tokens"]),
-        (12, False, ["gradient_checkpointing", "pack_tokens"]),
-        (8.5, True, ["offload_activations", "pack_tokens"]),
-        (7.4, True, ["offload_activations", "max_seq_length", "pack_tokens", "batch_size", "accumulation"]),
-        (5, True, []),
-    ],
-)
-def test_what_to_set_so_that_it_fits_is_the_least_that_helps(gib, saving, said):
-    train = {"gradient_checkpointing": saving, "max_seq_length": 4096, "batch_size": 8, "accumulation": 8}
-    asked = big(model={"quantization": "nf4"}, train=train)
-    options = fitting(asked, 2, int(gib * GIB)).replace("--set train.", "").split()
-    assert [option.partition("=")[0] for option in options] == said
-    values = {key: value == "true" or int(value) for key, _, value in (option.partition("=") for option in options)}
-    smaller = asked.model_copy(update={"train": asked.train.model_copy(update=values)})
-    assert not said or predict(smaller, 2).total <= gib * GIB < predict(asked, 2).total
-    assert smaller.train.batch_size * smaller.train.accumulation == 64
 
 
 def test_a_token_costs_what_the_slope_says():

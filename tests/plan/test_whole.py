@@ -11,7 +11,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from cadmllm.plan.bar import LETTERS, SHADES, WIDTH, bar, speaks_unicode
-from cadmllm.plan.changes import changed, fitting_preset, way
+from cadmllm.plan.changes import Change, Way, changed, fitting_preset, way
 from cadmllm.plan.guide import advice
 from cadmllm.plan.memory import predict
 from cadmllm.plan.sizes import GIB
@@ -217,6 +217,22 @@ def test_the_largest_model_that_fits_where_nothing_else_helps():
     store = ("points", "images") if any(change.command for change in found.changes) else None
     assert max(predict(after, stage, from_store=store).total for stage in (1, 2, 3)) <= 5.2 * GIB
     assert not way(settings, (1,), GIB // 2).model
+
+
+def test_the_advice_is_what_makes_it_fit():
+    settings = resolve(preset="16gb", environ={}).settings
+    assert way(settings, (3,), 15 * GIB).advice == ""
+    packs = way(settings, (3,), 12 * GIB)
+    assert packs.advice == packs.options == packs.changes[0].options
+    smaller = way(settings, (1, 2, 3), int(5.2 * GIB)).advice
+    assert smaller.startswith("--set model.llm=Qwen/Qwen3-4B")
+    assert "the largest model that fits" in smaller
+    assert way(settings, (1,), GIB // 2).advice == ""
+    command = Change({}, GIB, "time", "cadmllm data encode D --out features")
+    both = Way([Change({"train.pack_tokens": 4096}, GIB, "none"), command])
+    assert both.advice == "--set train.pack_tokens=4096 after cadmllm data encode D --out features"
+    assert Way([command]).advice == command.command
+    assert way(settings, (3,), 12 * GIB, from_store=("points", "images")).advice == "", "their encoders are not on the card"
 
 
 def test_a_preset_for_a_room():

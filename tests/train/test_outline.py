@@ -143,7 +143,9 @@ def test_measured_steps_come_before_arithmetic(settings, parts, console) -> None
     assert "200 tokens/s of an earlier stage" in second["time"]["source"]
 
 
-@pytest.mark.parametrize(("free", "remedy"), [(15, "pack_tokens="), (5, "a smaller preset")])
+@pytest.mark.parametrize(
+    ("free", "remedy"), [(15, "pack_tokens="), (5, "model.embedding_device=cpu"), (3, "the largest model that fits")]
+)
 def test_what_does_not_fit_is_said_with_what_would(settings, parts, console, free, remedy) -> None:
     model = {"llm": "Qwen/Qwen3-8B", "quantization": "nf4"}
     train = {"gradient_checkpointing": True, "max_seq_length": 4096, "batch_size": 8}

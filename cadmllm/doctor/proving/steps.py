@@ -11,7 +11,8 @@ from cadmllm.doctor.machine import Machine
 from cadmllm.doctor.proving.taking import taken
 from cadmllm.doctor.ram import main_memory
 from cadmllm.errors import CadmllmError
-from cadmllm.plan.memory import fitting, predict
+from cadmllm.plan.changes import way
+from cadmllm.plan.memory import predict
 from cadmllm.plan.moving import Shown
 from cadmllm.plan.parts import UnknownShape
 
@@ -124,8 +125,7 @@ def _way_out(bench: Bench, free: int) -> str:
     """The smallest change that makes it fit, as the plan knows it; '' where it knows none, or thought that it fits as it is."""
     widths, number = bench.cached.widths if bench.cached else (), bench.stage.number
     try:
-        fits = predict(bench.settings, number, device="cuda", from_store=widths).total <= free
-        return "" if fits else fitting(bench.settings, number, free, from_store=widths)
+        return way(bench.settings, [number], free, from_store=widths).advice
     except UnknownShape:
         return ""
 
