@@ -60,7 +60,7 @@ def test_a_given_rate_comes_first_and_arithmetic_last():
     by_card = time_of(big(), WORK, "NVIDIA GeForce RTX 4090", [])
     assert "arithmetic" in by_card.source
     assert by_card.low < by_card.likely < by_card.high
-    for card_, why in ((None, "no card"), ("Tesla T4", "rate of a Tesla T4 is not in the table")):
+    for card_, why in ((None, "no card"), ("Tesla T4", "no rate is known of Tesla T4")):
         lacking = time_of(big(), WORK, card_, [])
         assert not lacking.known
         assert why in lacking.source
