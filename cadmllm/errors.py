@@ -4,7 +4,7 @@ A `CadmllmError` says what was found, where, and the exact command that mends it
 into text or JSON and an exit code. Codes never change their meaning; a retired code is never used again.
 
 Ranges: E1xx settings and command line, E2xx the CAD language and its files, E3xx kernel and outputs, E4xx data sets,
-E5xx models, encoders and checkpoints, E6xx training, E7xx inference, E8xx environment (doctor), E9xx internal.
+E5xx models, encoders and checkpoints, E6xx training, E7xx inference and evaluation, E8xx environment (doctor), E9xx internal.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ CODES: dict[str, str] = {
     "E434": "a cloud without thickness",
     "E435": "points that are not normalised",
     "E436": "normals that are missing or unusable",
+    "E437": "a cloud with more points than are read",
+    "E438": "a mesh that cannot be used",
     "E440": "an image is cut short",
     "E441": "an image is too small",
     "E442": "an image is blank",
@@ -133,6 +135,13 @@ CODES: dict[str, str] = {
     "E702": "no solid came out",
     "E703": "nothing to generate from",
     "E704": "the model's scores are not finite numbers",
+    "E705": "a size or a unit that cannot be read",
+    "E706": "a batch file, or a line of it, that cannot be read",
+    # evaluation
+    "E711": "predictions and truth that do not belong together",
+    "E712": "a shape that cannot be read",
+    "E713": "nothing to evaluate",
+    "E714": "the folder holds another evaluation",
     # environment
     "E801": "unsupported Python",
     "E802": "a required package is missing or broken",

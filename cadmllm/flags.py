@@ -40,6 +40,8 @@ def _stage_flags() -> tuple[Flag, ...]:
     return tuple(flag for row in rows for flag in row)
 
 
+EVALS = ("eval", "eval robustness")
+ANSWERS = ("infer", *EVALS)
 FLAGS: tuple[Flag, ...] = (
     Flag("llm_model_name", "model.llm"),
     Flag("use_lora", "lora.enabled", switch=True),
@@ -51,11 +53,12 @@ FLAGS: tuple[Flag, ...] = (
     Flag("omnicad_pc_root", "data.points"),
     Flag("train_data_path", "data.train"),
     Flag("val_data_path", "data.val"),
+    Flag("batch_size", "infer.batch_size", commands=ANSWERS),
     Flag("batch_size", "train.batch_size"),
     Flag("gradient_accumulation_steps", "train.accumulation"),
     Flag("max_seq_length", "train.max_seq_length"),
     Flag("warmup_steps", "train.warmup_steps"),
-    Flag("seed", "infer.seed", commands=("infer",)),
+    Flag("seed", "infer.seed", commands=ANSWERS),
     Flag("seed", "train.seed"),
     Flag("logging_steps", "train.logging_steps"),
     Flag("save_steps", "train.save_steps"),
@@ -75,11 +78,20 @@ FLAGS: tuple[Flag, ...] = (
     Flag("dtype", "dtype"),
     Flag("checkpoint_path", "infer.checkpoint"),
     Flag("model_path", "infer.checkpoint"),
-    Flag("checkpoint", "infer.checkpoint", commands=("infer",)),
+    Flag("checkpoint", "infer.checkpoint", commands=ANSWERS),
     Flag("out", "infer.out", commands=("infer",)),
-    Flag("max_new_tokens", "infer.max_new_tokens", commands=("infer",)),
-    Flag("temperature", "infer.temperature", commands=("infer",)),
-    Flag("top_p", "infer.top_p", commands=("infer",)),
+    Flag("out", "eval.out", commands=EVALS),
+    Flag("max_new_tokens", "infer.max_new_tokens", commands=ANSWERS),
+    Flag("temperature", "infer.temperature", commands=ANSWERS),
+    Flag("top_p", "infer.top_p", commands=ANSWERS),
+    Flag("candidates", "infer.candidates", commands=ANSWERS),
+    Flag("repair", "infer.repair", switch=True, commands=ANSWERS),
+    Flag("grammar", "infer.grammar", switch=True, commands=ANSWERS),
+    Flag("units", "infer.units", commands=("infer",)),
+    Flag("clean", "infer.clean", switch=True, commands=("infer",)),
+    Flag("split", "eval.split", commands=EVALS),
+    Flag("modalities", "eval.modalities", commands=EVALS),
+    Flag("samples", "eval.samples", commands=EVALS),
 )
 DUMMY_SAMPLES = 100  # what the guide's --create_dummy_data makes
 

@@ -91,6 +91,9 @@ REMEDIES: dict[str, str] = {
     "`cadmllm data prepare ROOT --out DIR --points`",
     "E436": "nothing need be done: they are estimated at each reading; to store true ones: "
     "`cadmllm data prepare ROOT --out DIR --points`",
+    "E437": "give fewer points, e.g. every tenth; 100,000 are more than any encoder sees",
+    "E438": "export the mesh again from the program that made it, as binary STL in a file of its own; or give points: "
+    "`cadmllm infer --pc FILE.npz`",
     "E440": _VIEWS,
     "E441": _VIEWS,
     "E442": _VIEWS,
@@ -160,6 +163,13 @@ REMEDIES: dict[str, str] = {
     "E702": 'draw other answers: `cadmllm infer --prompt "a cube" --temperature 0.8 --seed 1`; or make the prompt simpler',
     "E703": 'give a prompt, a picture or points: `cadmllm infer --prompt "a flange with six holes"`',
     "E704": "compute in 32 bit: `--set dtype=float32`; else name an earlier checkpoint: `--set infer.checkpoint=FOLDER`",
+    "E705": 'write three sides and a unit, largest names as in a drawing: `cadmllm infer --prompt "a plate" --size 40x20x10mm`',
+    "E706": "write a JSON object a line, with at least one of `prompt`, `images`, `points`; see docs/inference.md",
+    # evaluation
+    "E711": "name two folders whose files have the same names but for the ending: `cadmllm eval --predictions DIR --truth DIR`",
+    "E712": "give .step, .stl, .obj, .ply, .glb, .json, .h5 or .txt; see what is in it: `cadmllm eval mesh FILE`",
+    "E713": "name a split that has ids (`cadmllm data split ROOT` writes one), or another: `cadmllm eval --split val`",
+    "E714": "name another folder: `cadmllm eval --out DIR`; or remove the old one",
     # environment
     "E801": "`sudo apt-get install python3.11 python3.11-venv && make setup PYTHON=python3.11`",
     "E802": "in a checkout: `make setup`; a single package: `pip install --force-reinstall --no-deps -c constraints.txt PACKAGE`",

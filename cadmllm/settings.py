@@ -185,12 +185,34 @@ class InferSettings(Group):
     """Generation."""
 
     checkpoint: Path | None = Field(None, description="default: the newest complete stage of run.dir, else the tiny base")
-    out: Path = Field(Path("out"), description="folder for program.json, model.step and model.png")
+    out: Path = Field(Path("out"), description="folder for the program, the solid, the picture and the record")
     max_new_tokens: int = Field(512, ge=16, le=16384, description="longest answer, end token included")
     temperature: float = Field(0.0, ge=0.0, le=5.0, description="0 is greedy")
     attempts: int = Field(4, ge=1, le=64, description="answers drawn until the kernel makes a solid of one")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus of sampling")
     seed: int = Field(0, ge=0, description="of sampling")
+    grammar: bool = Field(True, description="answers cannot leave the grammar; false shows what the model does by itself")
+    candidates: int = Field(1, ge=1, le=256, description="answers drawn side by side, of which the best solid is chosen")
+    repair: bool = Field(False, description="mend an answer that the kernel refuses: heal gaps, drop the operation that fails")
+    batch_size: int = Field(16, ge=1, le=1024, description="answers written side by side")
+    units: Literal["mm", "cm", "m", "in", "ft"] = Field("mm", description="of given points and meshes, and of what comes out")
+    clean: bool = Field(False, description="remove outliers from a given cloud")
+
+
+class EvalSettings(Group):
+    """Evaluation: `cadmllm eval`."""
+
+    out: Path = Field(Path("eval"), description="folder for report.json, the rows, tables and pictures")
+    split: Literal["train", "val", "test"] = Field(
+        "test", description="whose ids are answered; test falls back to val, which is said"
+    )
+    modalities: str = Field("all", description="combinations to show, with commas (text,text+point_cloud); all: each that can be")
+    samples: int = Field(0, ge=0, description="ids a combination; 0: all of the split")
+    points: int = Field(
+        8192, ge=64, le=1_000_000, description="surface points that distances are measured with (cadrille: 8,192)"
+    )
+    bootstrap: int = Field(1000, ge=0, le=1_000_000, description="resamples behind the 95 % intervals; 0: none")
+    seed: int = Field(0, ge=0, description="of surface points, shown captions, points and views, and resamples")
 
 
 class KernelSettings(Group):
@@ -198,6 +220,7 @@ class KernelSettings(Group):
 
     workers: int = Field(2, ge=1, description="worker processes")
     timeout: float = Field(30.0, gt=0.0, description="seconds a program may take, what is made of it included")
+    memory: int = Field(4096, ge=0, description="MiB that the building of one program may take; 0: no limit")
 
 
 class Settings(BaseSettings):
@@ -211,6 +234,7 @@ class Settings(BaseSettings):
     run: RunSettings = Field(default_factory=RunSettings)
     wandb: WandbSettings = Field(default_factory=WandbSettings)
     infer: InferSettings = Field(default_factory=InferSettings)
+    eval: EvalSettings = Field(default_factory=EvalSettings)
     kernel: KernelSettings = Field(default_factory=KernelSettings)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: cuda when there is one")
     dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="float16 uses a gradient scaler")

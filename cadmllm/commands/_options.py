@@ -127,7 +127,7 @@ def split(root: typer.core.TyperGroup, args: Sequence[str]) -> tuple[list[str], 
                 kept += _own_values(word, own[word], words)
         else:
             _take(word, own, flags, shared, kept, words)
-    if isinstance(command, typer.core.TyperGroup) and not kept:
+    if isinstance(command, typer.core.TyperGroup) and not kept and not (name and command.invoke_without_command):
         kept = ["--help"]  # a group alone shows what it holds
     if under_wsl():
         kept = [_mounted(word, shared) for word in kept]
@@ -188,7 +188,10 @@ def _find_command(root: typer.core.TyperGroup, args: Sequence[str]) -> tuple[str
         if word.startswith("-"):
             other.append(word)
             following = words.peek()
-            if "=" not in word and following is not None and _takes(_plain(word), known, following):
+            own = {_plain(spelling): values for spelling, values in _own_options(place).items()}
+            if "=" not in word and own.get(_plain(word)):
+                other += _own_values(word, own[_plain(word)], words)
+            elif "=" not in word and following is not None and _takes(_plain(word), known, following):
                 other.append(next(words))
             continue
         if word not in place.commands:
