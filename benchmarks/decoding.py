@@ -20,7 +20,7 @@ from cadmllm.corpus.batch import Collator
 from cadmllm.corpus.types import Sample
 from cadmllm.errors import CadmllmError
 from cadmllm.infer.constrain import Constraint, Tables, cad_tables
-from cadmllm.infer.session import load_checkpoint
+from cadmllm.infer.checkpoint import load_checkpoint
 from cadmllm.models.fusion import CadMLLM
 from cadmllm.settings import Settings
 

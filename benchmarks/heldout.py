@@ -24,7 +24,7 @@ from cadmllm.console import Console
 from cadmllm.corpus.layout import open_dataset
 from cadmllm.errors import CadmllmError
 from cadmllm.infer.judge import Judged, in_turn, sample_and_judge, shares
-from cadmllm.infer.session import load_checkpoint
+from cadmllm.infer.checkpoint import load_checkpoint
 from cadmllm.models.fusion import CadMLLM
 from cadmllm.resolve import Assignment, Origin, parse_value, resolve
 from cadmllm.settings import COMBINATIONS, Settings

@@ -10,6 +10,8 @@ import typer
 if TYPE_CHECKING:
     from cadmllm.commands._options import Shared
     from cadmllm.console import Console
+    from cadmllm.infer.api import CadModel
+    from cadmllm.infer.request import Request
 
 SECTION = "Use"
 
@@ -23,39 +25,72 @@ def infer(
     ctx: typer.Context,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="what to make")] = None,
     image: Annotated[list[Path] | None, typer.Option("--image", help="a picture of the part; again for more views")] = None,
-    pc: Annotated[Path | None, typer.Option("--pc", help="a point file (.npz, .npy, .ply), mm")] = None,
+    pc: Annotated[
+        list[Path] | None,
+        typer.Option("--pc", help="points or a mesh (.npz .npy .ply .xyz .pcd .stl .obj ...); again for more scans in one frame"),
+    ] = None,
+    size: Annotated[str | None, typer.Option("--size", help="bring the result to this size: 40x20x10mm")] = None,
 ) -> None:
-    """Generate a CAD model: OUT/program.json, program.txt, model.step, model.png and record.json.
+    """Generate a CAD model: program.json .txt .py, model.step .stl .glb .png and record.json in OUT.
 
     Further options: --checkpoint D (default: the newest finished stage of run.dir, else the bundled tiny base), --out DIR,
-    --max-new-tokens N, --temperature T (0 is greedy), --top-p P, --seed S.
+    --candidates N (the best solid of N), --repair, --seed S, --temperature T (0 is greedy), --top-p P, --max-new-tokens N,
+    --units mm|cm|m|in|ft (of what is given and of STEP and STL), --clean (outliers of a cloud), --no-grammar, --batch-size N.
     """
     shared: Shared = ctx.obj
     settings, console = shared.settings(), shared.console
-    from cadmllm.infer.answer import no_solid
-    from cadmllm.infer.session import run
+    from cadmllm.infer.answer import check_out, no_solid
+    from cadmllm.infer.dimensions import parse_size
+    from cadmllm.infer.request import Request
 
-    record = run(settings, console, prompt, image or [], pc)
+    request = Request(text=prompt, images=tuple(image or ()), points=tuple(pc or ()), size=size)
+    if size is not None:
+        parse_size(size, settings.infer.units)
+    request = Request(text=prompt, size=size, shown=request.read(settings))
+    check_out(settings.infer.out)
+    with _loaded(shared) as cad:
+        record = _answer(cad, request, console, settings.infer.out)
     if record["verdict"] != "OK":
         raise no_solid(record, settings.infer.out)
     for note in record["notes"]:
-        console.warn(note)
+        console.note(f"note: {note}")
     console.json(record)
     _say(console, record, settings.infer.out)
+
+
+def _loaded(shared: Shared) -> CadModel:
+    from cadmllm.infer.api import load
+
+    return load(settings=shared.settings(), console=shared.console)
+
+
+def _answer(cad: CadModel, request: Request, console: Console, out: Path) -> dict[str, Any]:
+    from cadmllm.errors import CadmllmError
+
+    (part,) = cad.answer([request])
+    if isinstance(part, CadmllmError):
+        raise part
+    part.save(out)
+    return part.record
 
 
 def _say(console: Console, record: dict[str, Any], out: Path) -> None:
     size = " x ".join(f"{side:.1f}" if side >= 1.0 else f"{side:.3g}" for side in record["size_mm"])
     seconds = record["generate_seconds"] + record["build_seconds"]
-    for label, text in (
+    count = len(record["candidates"])
+    lines = [
         ("checkpoint", record["checkpoint"]["path"]),
         ("commands", count_words(record["commands"])),
         ("size", f"{size} mm"),
         ("volume", f"{record['volume_mm3']:,.1f} mm3" if record["volume_mm3"] >= 1.0 else f"{record['volume_mm3']:.3g} mm3"),
         ("verdict", f"{record['verdict']} ({record['tokens']} tokens, {seconds:.1f} s)"),
+        ("chosen", f"of {count} candidates by {record['chosen']['by']}" if count > 1 else ""),
+        *(("repaired", step) for step in record["repairs"]),
         ("files", f"{out}: {', '.join(record['files'])}"),
-    ):
-        console.print(f"{label:<11}{text}")
+    ]
+    for label, text in lines:
+        if text:
+            console.print(f"{label:<11}{text}")
 
 
 def count_words(counts: dict[str, int]) -> str:
