@@ -16,7 +16,8 @@ from cadmllm.cad.omnicad import read_json
 from cadmllm.cad.tokens import from_text
 from cadmllm.cli import main
 from cadmllm.commands.infer import count_words
-from cadmllm.infer import answer, session
+from cadmllm.infer import answering, part
+from cadmllm.infer.answer import FILES
 from cadmllm.infer.generate import Answer
 from cadmllm.models import backbone
 from cadmllm.models.fusion import build_model
@@ -57,16 +58,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture of full size takes over a second."""
-    monkeypatch.setattr(answer, "PIXELS", 96)
+    monkeypatch.setattr(part, "PIXELS", 96)
 
 
 def says(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Let the model answer `text`; everything around it stays as it is."""
 
-    def generate(model: object, samples: list, **_: object) -> list[Answer]:
-        return [Answer(tuple(from_text(text)), True, -1.0, 5) for _ in samples]
+    def generate(model: object, samples: list, *, copies: int, **_: object) -> list[Answer]:
+        return [Answer(tuple(from_text(text)), True, -1.0, 5) for _ in range(len(samples) * copies)]
 
-    monkeypatch.setattr(session, "generate", generate)
+    monkeypatch.setattr(answering, "generate", generate)
 
 
 def infer(*args: object) -> int:
@@ -82,13 +83,7 @@ def test_a_prompt_becomes_a_solid_and_a_summary(here: Path, run_dir: Path, monke
     assert "40.0 x 20.0 x 10.0 mm" in out
     assert "8,000.0 mm3" in out
     assert "OK" in out
-    assert {path.name for path in (here / "o").iterdir()} == {
-        "program.json",
-        "program.txt",
-        "model.step",
-        "model.png",
-        "record.json",
-    }
+    assert {path.name for path in (here / "o").iterdir()} == set(FILES)
 
 
 def test_json_is_the_record(here: Path, run_dir: Path, monkeypatch, capsys) -> None:
@@ -149,7 +144,7 @@ def test_a_checkpoint_knows_its_own_settings(here: Path, run_dir: Path, monkeypa
         seen.extend(samples)
         return [Answer(tuple(from_text(BOX)), True, -1.0, 5)]
 
-    monkeypatch.setattr(session, "generate", generate)
+    monkeypatch.setattr(answering, "generate", generate)
     np.save("a.npy", np.random.default_rng(0).uniform(-5, 5, (500, 3)))
     # no preset: the defaults are those of an 8B model with another point encoder and 4,096 points
     assert main(["infer", "--prompt", "x", "--pc", "a.npy", "--checkpoint", str(run_dir), "--set", "kernel.workers=1"]) == 0
