@@ -9,9 +9,9 @@ import numpy as np
 
 from cadmllm.corpus.lettering import Lettering
 from cadmllm.corpus.paper import AMBER, BLUE, GAP, GREEN, INK, MARGIN, MUTED, ORANGE, RED, SMALL, VIOLET, WIDTH, Box, Paper
+from cadmllm.corpus.plot import GRID, Curve, Plot, Scale, fitted, linear, said
 from cadmllm.settings import COMBINATIONS
 from cadmllm.train.history import Stage
-from cadmllm.train.plot import GRID, Curve, Plot, Scale, fitted, linear, said
 from cadmllm.train.progress import NAMES
 from cadmllm.train.runpage import HEADERS, cells
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cadmllm.corpus.paper import Box, Paper
-from cadmllm.train.plot import Curve, Plot, Scale, fitted, linear, logarithmic, runs, smooth, thinned
+from cadmllm.corpus.plot import Curve, Plot, Scale, fitted, linear, logarithmic, runs, smooth, thinned
 
 FINITE = st.floats(-1e6, 1e6)
 
