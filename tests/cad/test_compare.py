@@ -94,7 +94,7 @@ def test_an_open_mesh_is_sampled_and_said_so():
 
 
 def test_the_sampled_estimate_agrees_with_the_exact_one():
-    from cadmllm.cad.compare import _sampled
+    from cadmllm.cad.overlap import _sampled
 
     a = mesh_of(extrude(Profile(circle(0, 0, 20), (circle(0, 0, 8),)), one=15.0))
     b = mesh_of(extrude(rectangle(-10, -30, 40, 50), one=9.0, type=ExtentType.SYMMETRIC))
