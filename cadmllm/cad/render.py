@@ -38,7 +38,7 @@ PLANE = 1e-13  # change of a unit normal from one sample to the next that is rou
 LAYERS = 6  # surfaces behind each other up to which the nearest is found by writing again
 
 
-def render(mesh: Mesh, view: int = 0, size: int = 224, margin: float = 0.1) -> np.ndarray:
+def render(mesh: Mesh, view: int = 0, size: int = 224, margin: float = 0.1, tints: np.ndarray | None = None) -> np.ndarray:
     """One view of a part.
 
     Args:
@@ -46,11 +46,12 @@ def render(mesh: Mesh, view: int = 0, size: int = 224, margin: float = 0.1) -> n
         view: 0..7, an index of `VIEWS`.
         size: side of the picture in pixels, >= 8.
         margin: white share of the picture on each side, 0..0.4; DINOv2's centre crop takes 0.0625 a side.
+        tints: [F, 3] RGB, 0..255, colours of triangles that look into the light; None: `COLOUR` for all.
 
     Returns:
         [size, size, 3] uint8 RGB.
     """
-    return _render(mesh, _smooth_normals(mesh), view, size, margin)
+    return _render(mesh, _smooth_normals(mesh), view, size, margin, tints)
 
 
 def render_views(mesh: Mesh, size: int = 224, margin: float = 0.1) -> list[np.ndarray]:
@@ -59,7 +60,7 @@ def render_views(mesh: Mesh, size: int = 224, margin: float = 0.1) -> list[np.nd
     return [_render(mesh, normals, view, size, margin) for view in range(len(VIEWS))]
 
 
-def _render(mesh: Mesh, normals: np.ndarray, view: int, size: int, margin: float) -> np.ndarray:
+def _render(mesh: Mesh, normals: np.ndarray, view: int, size: int, margin: float, tints: np.ndarray | None = None) -> np.ndarray:
     if not 0 <= view < len(VIEWS) or size < 8 or not 0.0 <= margin <= 0.4:
         raise ValueError(f"view {view} (0..7), size {size} (>= 8), margin {margin} (0..0.4)")
     pixels = size * SAMPLES
@@ -79,6 +80,8 @@ def _render(mesh: Mesh, normals: np.ndarray, view: int, size: int, margin: float
     inked[seen] = _shaded(
         normals @ axes.T, corners[mesh.faces][:, :, :2], owner[seen], column + window[1].start, row + window[0].start
     )
+    if tints is not None:
+        inked[seen] = np.minimum(inked[seen] * (tints / COLOUR).astype(np.float32)[owner[seen]], 255.0)
     inked, depth = inked.reshape(*shape, 3), depth.reshape(shape)
     ink = _contours(depth)
     _draw_edges(ink, depth, [(line - center) @ turn + place - [window[1].start, window[0].start, 0.0] for line in mesh.edges])
