@@ -24,8 +24,9 @@ class Tables:
     """A finite-state grammar on a device.
 
     Attributes:
-        cost: [S, V] int16, fewest tokens to the end when taking token v in state s, v included; `FORBIDDEN` where not allowed.
-        next: [S, V] int32, the state after the token.
+        cost: [S, V] int16, fewest tokens to the end when taking token v in state s, v included; `FORBIDDEN` where not allowed;
+            0 for a row that is done, which is left alone.
+        next: [S, V] int32, the state after the token; `done` leads to itself.
         start, done: the first state, and the one after the end token.
     """
 
@@ -54,6 +55,7 @@ def tables(
     """
     reached = to_end[np.where(allowed, following, done)].astype(np.int64) + 1
     cost = np.where(allowed & (reached < FORBIDDEN), reached, FORBIDDEN).astype(np.int16)
+    cost[done] = 0
     states = np.where(allowed, following, done).astype(np.int32)
     return Tables(torch.from_numpy(cost).to(device), torch.from_numpy(states).to(device), int(start), int(done))
 
@@ -90,15 +92,16 @@ class Constraint:
 
     def mask(self, logits: Tensor) -> Tensor:
         """Logits [B, V] with -inf wherever a token would leave the grammar or the budget; rows that are done are left alone."""
-        forbidden = self.tables.cost[self.state] > self.left
-        forbidden &= (self.state != self.tables.done).unsqueeze(1)
-        return logits.masked_fill(forbidden, float("-inf"))
+        return logits.masked_fill(self.tables.cost.index_select(0, self.state) > self.left, float("-inf"))
 
     def update(self, tokens: Tensor) -> None:
         """Take one token a row, [B] int64; rows that are done stay done."""
-        following = self.tables.next[self.state, tokens].long()
-        self.state = torch.where(self.done, self.state, following)
-        self.left -= 1
+        self.state = self.tables.next[self.state, tokens].long()
+        self.left = max(0, self.left - 1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows alone, in this order."""
+        self.state = self.state[rows]
 
     @property
     def done(self) -> Tensor:

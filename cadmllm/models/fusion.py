@@ -94,6 +94,11 @@ class CadMLLM(nn.Module):
         """Where the decoder stands (its embedding may stay in RAM)."""
         return self.rows.input.device
 
+    @property
+    def positions(self) -> int:
+        """Most tokens of prompt and answer together that the decoder is made for; 0: it names no limit."""
+        return int(self.llm.config.get_text_config(decoder=True).to_dict().get("max_position_embeddings") or 0)
+
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings [B, T, H] of a batch, each placeholder replaced by its feature, in order.
 
@@ -175,12 +180,12 @@ class CadMLLM(nn.Module):
             ids: [B, T] int64, the tokens that follow (item k of `ADDED` is text_size + k).
             mask: [B, all tokens so far], 1 where there is a token (prompts are left-padded).
             positions: [B, T], of the tokens given.
-            cache: what the step before returned; None at first.
+            cache: what the step before returned, perhaps with fewer rows by now; None at first.
 
         Returns:
-            logits [B, CAD_SIZE] after the last token given, float32; the cache.
+            logits [B, CAD_SIZE] after the last token given, float32; the cache, a `cache.RowCache`.
         """
-        from transformers import DynamicCache
+        from cadmllm.models.cache import empty_cache
 
         if embeds is None:
             assert ids is not None
@@ -189,7 +194,7 @@ class CadMLLM(nn.Module):
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=DynamicCache(config=self.llm.config) if cache is None else cache,
+            past_key_values=empty_cache(self.llm.config) if cache is None else cache,
             use_cache=True,
         )
         return self.rows.logits(out.last_hidden_state[:, -1]), out.past_key_values

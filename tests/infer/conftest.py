@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,20 @@ class Bytes:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [2 + byte for byte in text.encode()]
+
+
+@dataclass
+class Sums:
+    """The cache of the fake below: a running sum a row, [B, WIDTH]; see `models.cache.RowCache`."""
+
+    total: Tensor
+
+    def taken(self, rows: list[int], first: int) -> tuple[Sums, int]:
+        return Sums(self.total[rows]), first
+
+    def keep(self, rows: list[int], first: int) -> int:
+        self.total = self.total[rows]
+        return first
 
 
 class FakeModel(nn.Module):
@@ -41,7 +57,8 @@ class FakeModel(nn.Module):
         self.cloud_tokens, self.image_tokens = 3, 5
         self.points = self.images = nn.Identity()
         self.ending = torch.zeros(CAD_SIZE).index_fill_(0, torch.tensor(END), ending)
-        self.steps = 0
+        self.positions = 0
+        self.steps = self.prompts = 0
 
     @property
     def device(self) -> torch.device:
@@ -55,18 +72,20 @@ class FakeModel(nn.Module):
         return embeds
 
     def step(
-        self, embeds: Tensor | None, ids: Tensor | None, mask: Tensor, positions: Tensor, cache: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self, embeds: Tensor | None, ids: Tensor | None, mask: Tensor, positions: Tensor, cache: Sums | None
+    ) -> tuple[Tensor, Sums]:
         if embeds is None:
             assert ids is not None
             assert bool((ids >= self.text_size).all())
             embeds = self.rows[ids]
         assert positions.shape == embeds.shape[:2]
+        assert bool((mask.sum(dim=1) == positions[:, -1] + 1).all())
         self.steps += 1
+        self.prompts += len(embeds) if cache is None else 0
         seen = mask[:, -embeds.shape[1] :].unsqueeze(-1).to(embeds.dtype)
         features = torch.sin(embeds @ self.turn + positions.unsqueeze(-1) * 0.37) * seen
-        total = features.double().sum(dim=1) + (cache if cache is not None else 0.0)
-        return torch.tanh(total.float()) @ self.head + self.ending, total
+        total = features.double().sum(dim=1) + (cache.total if cache is not None else 0.0)
+        return torch.tanh(total.float()) @ self.head + self.ending, Sums(total)
 
 
 @pytest.fixture(scope="session")

@@ -53,8 +53,9 @@ def test_the_shortest_budget_is_enough_and_one_less_is_refused(cad: Tables) -> N
 def test_the_cost_table_says_what_the_grammar_says(cad: Tables) -> None:
     cost = cad.cost.numpy()
     reachable = grammar.ALLOWED & (grammar.TO_END[np.where(grammar.ALLOWED, grammar.NEXT, grammar.DONE)] < FORBIDDEN - 1)
-    assert ((cost < FORBIDDEN) == reachable).all()
     states = np.arange(len(grammar.ALLOWED)) != grammar.DONE
+    assert ((cost < FORBIDDEN) == reachable)[states].all()
+    assert (cost[grammar.DONE] == 0).all()
     assert (cost[states].min(axis=1) == grammar.TO_END[states]).all()
 
 

@@ -13,7 +13,8 @@ from cadmllm.cad.vocabulary import END
 from cadmllm.corpus.types import Sample
 from cadmllm.errors import CadmllmError
 from cadmllm.infer.constrain import Constraint, cad_tables
-from cadmllm.infer.generate import Answer, Sampler, generate
+from cadmllm.infer.generate import Answer, generate
+from cadmllm.infer.sampler import Sampler
 
 torch.set_num_threads(1)
 
@@ -135,13 +136,13 @@ def test_scores_that_are_not_finite_are_said(fake) -> None:
 def test_draws_follow_the_softmax_and_the_nucleus() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.0, 0.3, 0.15, 0.05]]))
     draws = torch.linspace(0, 1 - 1e-9, 4000, dtype=torch.float64).unsqueeze(1)
-    full = Sampler(1.0, 1.0, draws).choose(logits.expand(4000, -1), 0)
+    full = Sampler([1.0] * 4000, 1.0, draws).choose(logits.expand(4000, -1), 0)
     assert np.allclose(torch.bincount(full, minlength=5) / 4000, [0.5, 0.0, 0.3, 0.15, 0.05], atol=1e-3)
-    nucleus = Sampler(1.0, 0.75, draws).choose(logits.expand(4000, -1), 0)
+    nucleus = Sampler([1.0] * 4000, 0.75, draws).choose(logits.expand(4000, -1), 0)
     assert np.allclose(torch.bincount(nucleus, minlength=5) / 4000, [0.625, 0.0, 0.375, 0.0, 0.0], atol=1e-3)
-    one = Sampler(1.0, 1e-6, draws).choose(logits.expand(4000, -1), 0)
+    one = Sampler([1.0] * 4000, 1e-6, draws).choose(logits.expand(4000, -1), 0)
     assert (one == 0).all()
-    cold = Sampler(0.5, 1.0, draws).choose(logits.expand(4000, -1), 0)
+    cold = Sampler([0.5] * 4000, 1.0, draws).choose(logits.expand(4000, -1), 0)
     squares = np.array([0.25, 0.0, 0.09, 0.0225, 0.0025])
     assert np.allclose(torch.bincount(cold, minlength=5) / 4000, squares / squares.sum(), atol=1e-3)
 
@@ -150,4 +151,4 @@ def test_a_forbidden_token_is_never_drawn() -> None:
     logits = torch.full((2, 6), float("-inf"))
     logits[:, 4] = -1e4
     draws = torch.tensor([[0.0], [1.0 - 2**-53]], dtype=torch.float64)
-    assert Sampler(1.0, 1.0, draws).choose(logits, 0).tolist() == [4, 4]
+    assert Sampler([1.0, 1.0], 1.0, draws).choose(logits, 0).tolist() == [4, 4]
