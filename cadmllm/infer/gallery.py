@@ -14,6 +14,7 @@ import numpy as np
 from cadmllm.cad.dots import render_points
 from cadmllm.cad.kernel import BuildResult, Verdict
 from cadmllm.cad.listing import listing
+from cadmllm.cad.program import Program
 from cadmllm.cad.render import render
 from cadmllm.corpus.lettering import Lettering
 from cadmllm.corpus.paper import (
@@ -99,7 +100,7 @@ def _card(paper: Paper, box: Box, reply: Reply) -> None:
     cells = [Box(x, room.top + LABEL, x + SIDE, room.top + LABEL + SIDE) for x in columns]
     used = _inputs(paper, cells[:2], reply)
     if used < 2:
-        _program(paper, cells[used]._replace(right=cells[1].right), reply)
+        draw_listing(paper, cells[used]._replace(right=cells[1].right), reply.program)
     truth, answer = reply.prompt.truth, reply.result
     _part(paper, cells[2], "truth", truth, "No solid")
     _part(paper, cells[3], "answer", answer, str(answer.verdict), edge=COLOURS.get(answer.verdict, RED))
@@ -145,17 +146,17 @@ def _inputs(paper: Paper, cells: Sequence[Box], reply: Reply) -> int:
     return len(found)
 
 
-def _program(paper: Paper, cell: Box, reply: Reply) -> None:
-    """The program of the answer, as far as it has room."""
+def draw_listing(paper: Paper, cell: Box, program: Program | None) -> None:
+    """The program of an answer, as far as it has room; None: there is none."""
     _label(paper, cell, "the program that was written")
     paper.pen.rounded_rectangle((cell.left, cell.top, cell.right - 1, cell.bottom - 1), 6, SHADE, SHADE)
     room = cell.inset(10)
     letters = Lettering(TINY)
-    if reply.program is None:
+    if program is None:
         paper.text(room.left, room.top, letters.cut("no program", room.width), TINY, RED)
         return
     lines: list[tuple[int, bool, str]] = []  # indent, whether a feature begins, text
-    for entry in listing(reply.program):
+    for entry in listing(program):
         text = f"{entry.label}  {entry.text}" if entry.label else entry.text
         indent = 10 * entry.level
         wrapped, _ = letters.wrap(text, room.width - indent - 8, 3)
