@@ -2,7 +2,7 @@
 
 Every layer has two buffers [rows, heads, room, head_dim]. A step writes its keys and values behind the others, and attention is
 given a view of the filled part. The room grows in blocks, by a quarter at least, so that a budget of 16,384 tokens costs nothing
-until they are written, and what is moved for it stays below four times the final size however long an answer gets. Rows that are
+until they are written, and what is moved for it stays below five times the final size however long an answer gets. Rows that are
 done leave: the last rows move into their places, and the view gets shorter.
 """
 
