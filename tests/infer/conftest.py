@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -10,6 +11,11 @@ from torch import Tensor, nn
 
 from cadmllm.cad.vocabulary import END
 from cadmllm.corpus.types import ADDED, CAD_SIZE, Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from cadmllm.models.fusion import CadMLLM
 
 WIDTH = 16
 TEXT_SIZE = 300
@@ -58,7 +64,8 @@ class FakeModel(nn.Module):
         self.points = self.images = nn.Identity()
         self.ending = torch.zeros(CAD_SIZE).index_fill_(0, torch.tensor(END), ending)
         self.positions = 0
-        self.steps = self.prompts = 0
+        self.room = 1 << 20  # most rows that fit into its memory
+        self.steps = self.prompts = self.rows_read = 0
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +87,10 @@ class FakeModel(nn.Module):
             embeds = self.rows[ids]
         assert positions.shape == embeds.shape[:2]
         assert bool((mask.sum(dim=1) == positions[:, -1] + 1).all())
+        if len(embeds) > self.room:
+            raise torch.OutOfMemoryError(f"{len(embeds)} rows")
         self.steps += 1
+        self.rows_read += len(embeds)
         self.prompts += len(embeds) if cache is None else 0
         seen = mask[:, -embeds.shape[1] :].unsqueeze(-1).to(embeds.dtype)
         features = torch.sin(embeds @ self.turn + positions.unsqueeze(-1) * 0.37) * seen
@@ -92,3 +102,28 @@ class FakeModel(nn.Module):
 def fake() -> type[FakeModel]:
     """The class; tests of several rooms cannot import each other's helpers by path."""
     return FakeModel
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3() -> CadMLLM:
+    """A real decoder of width 32 with random weights behind the tokenizer above; read only."""
+    from transformers import Qwen3Config, Qwen3Model
+
+    from cadmllm.models.backbone import Backbone
+    from cadmllm.models.fusion import CadMLLM
+    from cadmllm.models.rows import AddedRows
+    from cadmllm.settings import Settings
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=TEXT_SIZE,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=1024,
+    )
+    backbone = Backbone(cast("PreTrainedModel", Qwen3Model(config)), cast("Any", Bytes()), TEXT_SIZE, None, None, {})
+    return CadMLLM(backbone, AddedRows(TEXT_SIZE, 32, std=0.4), None, None, 1, Settings(device="cpu", dtype="float32")).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,12 @@ from cadmllm.cad.vocabulary import END
 from cadmllm.corpus.types import Sample
 from cadmllm.errors import CadmllmError
 from cadmllm.infer.constrain import Constraint, cad_tables
-from cadmllm.infer.generate import Answer, generate
-from cadmllm.infer.sampler import Sampler
+from cadmllm.infer.generate import Answer, filled_up, generate, prompt_length
+from cadmllm.infer.sampler import Sampler, keys_of, uniforms
+from cadmllm.models.backbone import input_embedding
+
+if TYPE_CHECKING:
+    from cadmllm.models.fusion import CadMLLM
 
 torch.set_num_threads(1)
 
@@ -152,3 +157,146 @@ def test_a_forbidden_token_is_never_drawn() -> None:
     logits[:, 4] = -1e4
     draws = torch.tensor([[0.0], [1.0 - 2**-53]], dtype=torch.float64)
     assert Sampler([1.0, 1.0], 1.0, draws).choose(logits, 0).tolist() == [4, 4]
+
+
+def test_copies_are_drawn_differently_and_the_first_is_the_answer_alone(fake) -> None:
+    model = fake(sharpness=0.3)
+    options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 1.0, "seed": 5}
+    alone = generate(model, samples(), **options)
+    model.prompts = 0
+    copied = generate(model, samples(), copies=4, batch_size=20, **options)
+    assert model.prompts == len(PROMPTS)  # each is read once
+    assert all(close(a, b) for a, b in zip(alone, copied[::4], strict=True))
+    assert len({answer.tokens for answer in copied}) == 4 * len(PROMPTS)
+    for size in (1, 3, 4, 7, 64):
+        model.prompts = 0
+        again = generate(model, samples(), copies=4, batch_size=size, **options)
+        assert all(close(a, b) for a, b in zip(copied, again, strict=True))
+        assert model.prompts == len(PROMPTS)
+
+
+def test_each_copy_has_a_temperature_of_its_own(fake) -> None:
+    model = fake(sharpness=0.3)
+    greedy = generate(model, samples(), max_new_tokens=40)
+    warm = generate(model, samples(), max_new_tokens=40, temperature=[1.0, 1.0, 1.0], copies=3)
+    mixed = generate(model, samples(), max_new_tokens=40, temperature=[0.0, 1.0, 1.0], copies=3)
+    assert all(close(a, b) for a, b in zip(greedy, mixed[::3], strict=True))
+    for copy in (1, 2):
+        assert all(close(a, b) for a, b in zip(warm[copy::3], mixed[copy::3], strict=True))
+
+
+def test_never_more_rows_than_asked_for_and_none_that_is_done(fake) -> None:
+    model = fake(sharpness=0.3)
+    model.room = 3
+    answers = generate(model, samples(), max_new_tokens=60, temperature=1.0, copies=5, batch_size=3)
+    # the first token comes from reading the prompt, each further one from reading the one before
+    assert model.rows_read == len(PROMPTS) + sum(len(answer.tokens) - 1 for answer in answers)
+
+
+def test_out_of_memory_writes_fewer_side_by_side_and_says_so(fake) -> None:
+    model, said = fake(sharpness=0.3), []
+    options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 1.0, "copies": 3}
+    wanted = generate(model, samples(), **options)
+    model.room = 2
+    found = generate(model, samples(), note=said.append, **options)
+    assert all(close(a, b) for a, b in zip(wanted, found, strict=True))
+    assert said == [f"out of memory for {2 * n} answers side by side: {n}" for n in (8, 4, 2)]
+    with pytest.raises(torch.OutOfMemoryError):
+        generate(model, samples(), **options)
+    model.room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        generate(model, samples(), note=said.append, **options)
+
+
+def test_answers_are_shown_as_they_grow(fake) -> None:
+    seen: dict[int, list[list[int]]] = {}
+    answers = generate(
+        *(fake(sharpness=0.3), samples()),
+        max_new_tokens=40,
+        temperature=1.0,
+        copies=2,
+        batch_size=4,
+        watch=lambda row, tokens: seen.setdefault(row, []).append(list(tokens)),
+    )
+    assert sorted(seen) == list(range(10))
+    for row, answer in enumerate(answers):
+        assert seen[row] == [list(answer.tokens[: n + 1]) for n in range(len(answer.tokens))]
+
+
+def test_a_longer_budget_draws_the_same_numbers() -> None:
+    keys = keys_of(["a", "b", "a"], 7, 2)
+    assert len(set(keys)) == 6
+    assert keys[::2] == keys_of(["a", "b", "a"], 7, 1)
+    short, long = uniforms(keys, 30), uniforms(keys, 4000)
+    assert torch.equal(short, long[:, :30])
+    assert len({float(row[0]) for row in long}) == 6
+    assert abs(float(long.mean()) - 0.5) < 0.01
+
+
+@pytest.mark.parametrize(("positions", "code", "said"), [(130, "E102", "--max-new-tokens "), (100, "E408", "shorten the text")])
+def test_a_prompt_that_leaves_no_room_is_refused_before_anything_is_written(fake, positions: int, code: str, said: str) -> None:
+    model = fake()
+    model.positions = positions
+    long = samples(("x", "a flange with six holes on a circle"))
+    assert [prompt_length(model, sample) for sample in long] == [51, 85]
+    with pytest.raises(CadmllmError) as caught:
+        generate(model, long, max_new_tokens=positions - prompt_length(model, long[0]))
+    assert caught.value.code == code
+    assert "0000/1" in caught.value.message
+    assert f"{positions:,} positions" in caught.value.message
+    assert said in caught.value.remedy
+    assert model.steps == 0
+    if code == "E102":  # what it advises is enough
+        generate(model, long, max_new_tokens=int(caught.value.remedy.split()[1].rstrip(",")))
+
+
+def test_the_gaps_are_filled_from_behind() -> None:
+    assert filled_up([True, True]) == [0, 1]
+    assert filled_up([False, True, False, True, True]) == [3, 1, 4]
+    assert filled_up([True, False, False]) == [0]
+    for number in range(64):
+        stays = [bool(number >> k & 1) for k in range(6)]
+        rows = filled_up(stays)
+        assert sorted(rows) == [k for k in range(6) if stays[k]]
+        assert all(row == place or row >= len(rows) for place, row in enumerate(rows))
+
+
+def test_a_real_decoder_answers_the_same_alone_in_a_batch_and_without_a_cache(tiny_qwen3) -> None:
+    """Prompts of different lengths, answers that end at different times, against each by itself without any cache."""
+    options: dict[str, Any] = {"max_new_tokens": 60, "temperature": [0.0, 1.0], "copies": 2, "seed": 1}
+    together = generate(tiny_qwen3, samples(), batch_size=10, **options)
+    alone = [answer for sample in samples() for answer in generate(tiny_qwen3, [sample], batch_size=1, **options)]
+    uncached = generate(Uncached(tiny_qwen3), samples(), batch_size=1, **options)  # ty: ignore[invalid-argument-type]
+    for answer, other, plain in zip(together, alone, uncached, strict=True):
+        assert close(answer, other)
+        assert close(answer, plain)
+    assert len({len(answer.tokens) for answer in together}) > 2
+
+
+class Uncached:
+    """The model with everything read again at each step; its 'cache' is what was read."""
+
+    def __init__(self, model: CadMLLM) -> None:
+        self.model = model
+        self.embeds = torch.empty(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def step(self, embeds: Any, ids: Any, mask: torch.Tensor, positions: torch.Tensor, cache: Uncached | None) -> Any:
+        new = self.model.rows.embed(ids, input_embedding(self.model.llm)) if embeds is None else embeds
+        read = Uncached(self.model)
+        read.embeds = new if cache is None else torch.cat([cache.embeds, new], dim=1)
+        out = self.model.llm(
+            inputs_embeds=read.embeds, position_ids=(mask.cumsum(1) - 1).clamp(min=0), attention_mask=mask, use_cache=False
+        )
+        return self.model.rows.logits(out.last_hidden_state[:, -1]), read
+
+    def taken(self, rows: list[int], first: int) -> tuple[Uncached, int]:
+        other = Uncached(self.model)
+        other.embeds = self.embeds[rows, first:]
+        return other, first
+
+    def keep(self, rows: list[int], first: int) -> int:
+        self.embeds = self.embeds[rows, first:]
+        return first
