@@ -9,6 +9,7 @@ import numpy as np
 
 from cadmllm.cad.files import whole
 from cadmllm.cad.frame import Transform
+from cadmllm.cad.kernel import UNITS
 
 
 @dataclass(slots=True)
@@ -102,11 +103,11 @@ def normalise(mesh: Mesh) -> Transform:
     return Transform((float(center[0]), float(center[1]), float(center[2])), float(2.0 / (high - low).max()))
 
 
-def stl_bytes(mesh: Mesh) -> bytes:
-    """A binary STL file in millimetres."""
+def stl_bytes(mesh: Mesh, unit: str = "mm") -> bytes:
+    """A binary STL file with its numbers in `unit` (a key of `kernel.UNITS`); the format has no place to say which."""
     import trimesh
 
-    content = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).export(file_type="stl")
+    content = trimesh.Trimesh(mesh.vertices / UNITS[unit], mesh.faces, process=False).export(file_type="stl")
     assert isinstance(content, bytes)
     return content
 
@@ -131,10 +132,10 @@ def glb_bytes(mesh: Mesh, name: str = "part") -> bytes:
     return scene.export(file_type="glb", include_normals=True)
 
 
-def write_stl(mesh: Mesh, path: str | Path) -> None:
+def write_stl(mesh: Mesh, path: str | Path, unit: str = "mm") -> None:
     """Write `stl_bytes`, whole or not at all. Raises `CadmllmError` E303."""
     with whole(path) as aside:
-        aside.write_bytes(stl_bytes(mesh))
+        aside.write_bytes(stl_bytes(mesh, unit))
 
 
 def write_glb(mesh: Mesh, path: str | Path, name: str = "part") -> None:

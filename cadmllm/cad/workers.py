@@ -13,13 +13,15 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar
 
 from cadmllm.cad.kernel import Verdict, load_kernel
+from cadmllm.cad.memwatch import MIB, MemoryWatch, held
 from cadmllm.errors import CadmllmError
 
 START_LIMIT = 120.0  # s for a worker to load the kernel: a cold disk takes 10 s and more
@@ -27,6 +29,7 @@ GRACE = 5.0  # s after the limit when a worker whose parent is gone ends itself
 AHEAD = 4  # tasks a worker may be ahead of the one whose result is waited for: bounds what is held in memory
 PORTION = 0.5  # s of work that a worker is handed at once: it need not wait for the parent between small tasks
 READY = "ready"
+NO_MEMORY = 12  # exit code (ENOMEM) of a worker whose allocation was refused
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -65,15 +68,28 @@ class Crew(Generic[R]):
         recycle: tasks after which a worker is replaced, >= 1: what large parts leave behind in memory goes with it.
         share: tasks a worker is handed at once, at most; fewer where they are slow (`PORTION`). Time limits stay a task's own.
         preload: modules that workers start with.
+        memory: MiB that a task may take above what its worker held before (Linux); 0: no limit.
 
-    A crash is verdict BUILD with the signal's name.
+    A crash is verdict BUILD with the signal's name, more memory than allowed is BUILD with the limit.
     """
 
-    def __init__(self, workers: int, timeout: float, recycle: int = 200, *, share: int = 1, preload: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        workers: int,
+        timeout: float,
+        recycle: int = 200,
+        *,
+        share: int = 1,
+        preload: Sequence[str] = (),
+        memory: int = 0,
+    ) -> None:
         if workers < 1 or not timeout > 0.0 or recycle < 1 or share < 1:
             raise ValueError(f"workers {workers}, timeout {timeout}, recycle {recycle}, share {share}: each must be above zero")
+        if memory < 0:
+            raise ValueError(f"memory {memory} MiB: give 0 (no limit) or more")
         self.timeout = timeout
         self.recycle = recycle
+        self.memory = memory
         self.share = share
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["cadmllm.cad.occt.output", "cadmllm.cad.workers", *preload])
@@ -82,6 +98,7 @@ class Crew(Generic[R]):
         self._workers = workers
         self._running = False
         self._pace = PORTION  # s a task, a moving mean
+        self._watch = MemoryWatch(lambda: self._busy)
 
     def __enter__(self):
         return self
@@ -96,9 +113,14 @@ class Crew(Generic[R]):
 
     def close(self) -> None:
         """Kill every worker and remove what they had begun to write. Results not yet taken are lost."""
+        self._watch.stop()
         for worker in self._idle + self._busy:
             worker.kill()
         self._idle, self._busy = [], []
+
+    def fallen(self, task: Task[R], result: R, noted: int) -> R:
+        """What becomes of the result `task.fail` gave for a worker that was killed or died, `noted` being what it last noted."""
+        return result
 
     def run(self, tasks: Iterable[Task[R]], *, ordered: bool = True) -> Iterator[R]:
         """Do the tasks; yields a result each. They are drawn as they are needed, a few ahead of the results.
@@ -162,8 +184,10 @@ class Crew(Generic[R]):
                 break
             worker.kill()  # it died while idle, of nothing that these tasks did
         else:
-            worker = _Worker(self._context, self.timeout)
+            worker = _Worker(self._context, self.timeout, self.memory, self.fallen)
         self._busy.append(worker)
+        if self.memory:
+            self._watch.start()
         worker.take(opened)
 
     def _collect(self, done: dict[int, R], waiting: deque[tuple[int, Task[R]]]) -> None:
@@ -186,15 +210,20 @@ class Crew(Generic[R]):
 class _Worker(Generic[R]):
     """One process, its pipe, and the tasks it has: the first of them is under way."""
 
-    def __init__(self, context: Any, limit: float) -> None:
+    def __init__(self, context: Any, limit: float, memory: int, fallen: Callable[[Task[R], R, int], R]) -> None:
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True, name="cadmllm-kernel")
+        self.noted = context.RawValue("i", -1)  # shared with the process
+        self.process = context.Process(target=_serve, args=(theirs, self.noted), daemon=True, name="cadmllm-kernel")
         self.process.start()
         theirs.close()
         self.alive, self.ready, self.jobs = True, False, 0
         self.limit, self.deadline = limit, time.monotonic() + START_LIMIT
         self.tasks: deque[tuple[int, Task[R], Work[R]]] = deque()
         self.began, self.spent, self.count = 0.0, 0.0, 0
+        self.memory, self.fallen = memory, fallen
+        self.base = 0  # bytes held before the task under way
+        self.outgrown: int | None = None  # number of the task that was killed for its memory
+        self.lock = threading.Lock()  # between the one who waits and the one who watches memory: both may kill
 
     @property
     def number(self) -> int:
@@ -212,6 +241,7 @@ class _Worker(Generic[R]):
         self.ready = True
         self.began = time.monotonic()
         self.deadline = self.began + self.limit
+        self._weigh()
         try:
             self.pipe.send((self.limit, [work for _, _, work in self.tasks]))
         except OSError:  # it died this moment: its closed pipe is met when the result is read
@@ -237,9 +267,26 @@ class _Worker(Generic[R]):
                 raise CadmllmError(
                     "E301", f"the CAD kernel did not start within {START_LIMIT:g} s", "run again on a less busy machine"
                 )
-            reason = f"not done within {self.limit:g} s"
-            self._finish(found, self.tasks[0][1].fail(Verdict.TIMEOUT, reason, self.limit), None)
+            self._fail(found, Verdict.TIMEOUT, f"not done within {self.limit:g} s", self.limit)
         return found
+
+    def _weigh(self) -> None:
+        if self.memory:
+            self.base = held(self.process.pid)
+
+    def check_memory(self) -> None:
+        """Kill the process if its task took more memory than it may; called by the watch, from another thread."""
+        with self.lock:
+            number = self.number
+            if not self.alive or not self.ready or number < 0 or self.outgrown is not None:
+                return
+            if held(self.process.pid) - self.base > self.memory * MIB:
+                self.outgrown = number
+                self.process.kill()
+
+    def _fail(self, found: dict[int, R], verdict: Verdict, reason: str, seconds: float) -> None:
+        task = self.tasks[0][1]
+        self._finish(found, self.fallen(task, task.fail(verdict, reason, seconds), self.noted.value), None)
 
     def _finish(self, found: dict[int, R], result: R, kept: R | None) -> None:
         """The first task is over; the time of the next runs from now."""
@@ -252,21 +299,33 @@ class _Worker(Generic[R]):
         self.count += 1
         self.spent += now - self.began
         self.began, self.deadline = now, now + self.limit
+        if self.alive:
+            self._weigh()
 
     def _died(self, found: dict[int, R]) -> None:
         self.kill()
         code = self.process.exitcode or 0
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if self.outgrown not in (None, self.number):
+            return  # the task it was killed for had just answered: those behind it are handed out again
         if not self.ready:
             raise CadmllmError("E301", f"the CAD kernel died while it was loaded ({how})", "cadmllm doctor")
         seconds = self.limit - (self.deadline - time.monotonic())
-        self._finish(found, self.tasks[0][1].fail(Verdict.BUILD, f"the kernel crashed ({how})", seconds), None)
+        reason = f"the kernel crashed ({how})"
+        if self.outgrown is not None:
+            reason = f"more than {self.memory:,} MiB of memory"
+        elif code == NO_MEMORY:
+            reason = "the system refused it more memory"
+        elif code == -signal.SIGKILL:
+            reason = "the system killed it (SIGKILL), most likely because memory ran out"
+        self._fail(found, Verdict.BUILD, reason, seconds)
 
     def kill(self) -> None:
         """End the process if it still runs, and let its tasks remove what they half wrote."""
-        if not self.alive:
-            return
-        self.alive = False
+        with self.lock:
+            if not self.alive:
+                return
+            self.alive = False
         self.pipe.close()
         if self.process.is_alive():
             self.process.kill()
@@ -275,8 +334,19 @@ class _Worker(Generic[R]):
             task.close(self.process.pid, None)
 
 
-def _serve(pipe: Connection) -> None:
+_noted: Any = None  # in a worker: the number that its parent sees
+
+
+def note(number: int) -> None:
+    """In a worker: leave a number (how far the task is, say) for `Crew.fallen`, in case the worker falls."""
+    if _noted is not None:
+        _noted.value = number
+
+
+def _serve(pipe: Connection, noted: Any) -> None:
     """The worker: takes tasks until the pipe is closed, by the parent or by its death."""
+    global _noted  # noqa: PLW0603 - one worker a process
+    _noted = noted
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGIO, signal.SIG_IGN)
@@ -306,9 +376,12 @@ def _guarded(pipe: Connection, work: Work[Any], limit: float) -> Any:
     try:
         if pipe.poll():  # it died before the signal was armed
             raise EOFError
+        note(-1)
         return work.run()
     except CadmllmError as error:
         return error
+    except MemoryError:
+        os._exit(NO_MEMORY)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGIO, signal.SIG_IGN)

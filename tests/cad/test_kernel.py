@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cadmllm import __version__
 from cadmllm.cad import kernel
 from cadmllm.cad.kernel import BuildFailure, Job, Verdict, build, build_shape, measure, read_step, tessellate, write_step
 from cadmllm.cad.omnicad import read_json
-from cadmllm.cad.program import Arc, ExtentType, Line, Loop, Operation, Plane, Profile
+from cadmllm.cad.program import Arc, ExtentType, Extrude, Line, Loop, Operation, Plane, Profile, Sketch
 from cadmllm.errors import CadmllmError
 from tests.cad.parts import BOW, BOX, PLATE, circle, extrude, polygon, program, rectangle
 from tests.strategies import programs
@@ -133,6 +135,7 @@ def test_a_loop_that_crosses_itself_is_refused_by_name(name, loop):
     found = failure(extrude(SQUARE), extrude(Profile(rectangle(-50, -50, 100, 100), (loop,))))
     assert found.verdict is Verdict.INVALID, name
     assert found.reason == "extrude 2, profile 1, loop 2 crosses itself"
+    assert found.where == (1, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +163,28 @@ def test_holes_that_touch_overlap_or_leave_the_outline():
     nothing = failure(extrude(Profile(SQUARE, (circle(5, 5, 30),))))
     assert nothing.verdict is Verdict.EMPTY
     assert "profile 1" in nothing.reason
+    assert nothing.where == (0, 0)
 
 
 def test_nothing_left_is_empty():
     everything = extrude(rectangle(-1, -1, 12, 12), type=ExtentType.SYMMETRIC, one=20.0, operation=Operation.CUT)
-    assert failure(extrude(SQUARE), everything).verdict is Verdict.EMPTY
+    found = failure(extrude(SQUARE), everything, extrude(circle(0, 0, 1), operation=Operation.CUT))
+    assert (found.verdict, found.where, found.reason) == (Verdict.EMPTY, (1,), "extrude 2 (cut) leaves no solid")
     apart = extrude(rectangle(50, 0, 5, 5), operation=Operation.INTERSECT)
-    assert failure(extrude(SQUARE), apart).verdict is Verdict.EMPTY
+    assert failure(extrude(SQUARE), apart).where == (1,)
+    first = extrude(SQUARE, operation=Operation.CUT)
+    assert failure(first).where == (0,)
+
+
+def test_the_place_of_what_fails_validation():
+    good, bad = extrude(SQUARE), polygon((0, 0), (math.nan, 0), (1, 1))
+    two = Extrude((Sketch(Plane(), (Profile(SQUARE),)), Sketch(Plane(), (Profile(SQUARE, (bad,)),))), Operation.JOIN, good.extent)
+    assert failure(good, two).where == (1, 1, 1)
+    assert failure(good, extrude(SQUARE, one=0.0)).where == (1,)
+    assert failure(good, extrude(SQUARE, plane=Plane(normal=(0.0, 0.0, 2.0)))).where == (1,)
+    assert failure(good, replace(good, sketches=())).where == (1,)
+    assert failure().where is None
+    assert kernel.fault(program(good, good)) is None
 
 
 def test_a_program_that_fails_validation_is_invalid_with_that_reason():
@@ -213,6 +231,45 @@ def test_step_reads_back_as_it_was_built(tmp_path: Path):
     assert "SI_UNIT(.MILLI.,.METRE.)" in text
 
 
+@pytest.mark.parametrize(
+    ("unit", "mm", "header"),
+    [
+        ("mm", 1.0, "SI_UNIT(.MILLI.,.METRE.)"),
+        ("cm", 10.0, "SI_UNIT(.CENTI.,.METRE.)"),
+        ("m", 1000.0, "SI_UNIT($,.METRE.)"),
+        ("in", 25.4, "CONVERSION_BASED_UNIT('INCH'"),
+        ("ft", 304.8, "CONVERSION_BASED_UNIT('FOOT'"),
+    ],
+)
+def test_a_step_file_is_in_its_unit_and_reads_back_in_mm(tmp_path: Path, unit: str, mm: float, header: str):
+    part = program(extrude(Profile(rectangle(0, 0, 7 * mm, 3 * mm), (circle(2 * mm, mm, 0.5 * mm),)), one=2 * mm))
+    shape = build_shape(part)
+    write_step(shape, tmp_path / "p.step", "p", unit)
+    text = (tmp_path / "p.step").read_text()
+    assert header in text
+    points = [tuple(map(float, found)) for found in re.findall(r"CARTESIAN_POINT\('',\(([^,()]+),([^,()]+),([^,()]+)\)\)", text)]
+    assert [max(axis) for axis in zip(*points, strict=True)] == pytest.approx([7, 3, 2])
+    unsure = re.search(r"UNCERTAINTY_MEASURE_WITH_UNIT\(LENGTH_MEASURE\(([^)]+)\)", text)
+    assert unsure
+    assert float(unsure[1]) * mm == pytest.approx(1e-7)
+    built, again = measure(shape), measure(read_step(tmp_path / "p.step"))
+    assert again["volume"] == pytest.approx(built["volume"], rel=1e-9)
+    assert again["box"][1] == pytest.approx(built["box"][1], rel=1e-9)
+    write_step(shape, tmp_path / "mm.step", "p")
+    write_step(shape, tmp_path / "again.step", "p", unit)
+    assert (tmp_path / "again.step").read_text() == text
+    assert "SI_UNIT(.MILLI.,.METRE.)" in (tmp_path / "mm.step").read_text()
+
+
+def test_the_header_of_a_step_file_names_its_maker_and_nobody_else(tmp_path: Path):
+    write_step(build_shape(BOX), tmp_path / "a.step", "Gehäuse 零件 😀")
+    text = (tmp_path / "a.step").read_text("ascii")
+    assert "AUTOMOTIVE_DESIGN" in text
+    assert f"cadmllm {__version__}" in text
+    assert "Author" not in text
+    assert r"PRODUCT('Geh\X2\00E4\X0\use \X2\96F64EF6\X0\ \X4\0001F600\X0\'" in text.replace("\n  ", "")
+
+
 def test_step_is_the_same_bytes_again_and_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     write_step(build_shape(PLATE), tmp_path / "a.step", "part")
     write_step(build_shape(BOX), tmp_path / "other.step", "other")
@@ -227,7 +284,8 @@ def test_several_bodies_are_one_part_in_step(tmp_path: Path):
     write_step(shape, tmp_path / "pair.step", "pair")
     again = measure(read_step(tmp_path / "pair.step"))
     assert (again["solids"], again["volume"]) == (2, pytest.approx(2000))
-    assert (tmp_path / "pair.step").read_text().count("MANIFOLD_SOLID_BREP") == 2
+    names = re.findall(r"MANIFOLD_SOLID_BREP\('([^']*)'", (tmp_path / "pair.step").read_text())
+    assert names == ["pair body 1", "pair body 2"]
 
 
 def test_files_that_cannot_be_written_or_read_are_coded(tmp_path: Path):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from cadmllm.cad.kernel import Verdict
-from cadmllm.cad.workers import Crew
+from cadmllm.cad.workers import Crew, note
 from cadmllm.errors import CadmllmError
 
 
@@ -23,6 +23,18 @@ class Chore:
 
     def run(self) -> int:
         if self.what == "die":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if self.what == "grow":
+            held = [bytearray(b"x" * 2**24)]
+            while True:
+                held.append(bytearray(held[0]))
+                time.sleep(0.002)
+        if self.what == "refused":
+            raise MemoryError
+        if self.what == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.what == "noted":
+            note(42)
             os.kill(os.getpid(), signal.SIGSEGV)
         if self.what == "sleep":
             time.sleep(60.0)
@@ -98,3 +110,59 @@ def test_portions_shrink_where_tasks_are_slow():
     assert crew._portion() == 5
     crew._pace = 3.0
     assert crew._portion() == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux tells what a process holds")
+def test_a_task_that_takes_too_much_memory_falls_and_the_others_do_not():
+    errands = [Errand(k, "grow" if k == 3 else "") for k in range(1, 9)]
+    with Crew[int](2, 60.0, share=4, memory=200) as crew:
+        list(crew.run([Errand(k) for k in range(8)]))  # both are ready
+        crew._pace = 0.01
+        before = set(crew.pids)
+        assert list(crew.run(errands)) == [-k if k == 3 else k for k in range(1, 9)]
+        assert len(before & set(crew.pids)) <= 1  # the one that grew is gone
+    assert "more than 200 MiB of memory" in errands[2].log
+    assert all(errand.log[-1] == errand.chore.number for errand in errands if errand.chore.number != 3)
+
+
+def test_memory_without_a_limit_is_not_watched():
+    with Crew[int](1, 60.0) as crew:
+        assert list(crew.run([Errand(1)])) == [1]
+        assert crew._watch._thread is None
+
+
+@pytest.mark.parametrize(("what", "reason"), [("refused", "refused it more memory"), ("killed", "memory ran out")])
+def test_what_looks_like_memory_is_called_so(what: str, reason: str, capfd: pytest.CaptureFixture[str]):
+    errand = Errand(1, what)
+    with Crew[int](1, 60.0) as crew:
+        assert list(crew.run([errand])) == [-1]
+    assert reason in str(errand.log)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_worker_killed_for_a_task_that_had_just_answered_fails_no_other():
+    first, second = Errand(1), Errand(2, "sleep")
+    with Crew[int](1, 60.0, share=4) as crew:
+        crew._pace = 0.01
+        found = crew.run([first, second])
+        assert next(found) == 1
+        (worker,) = crew._busy
+        second.chore = Chore(2)  # what it does when it is handed out again
+        worker.outgrown = 0
+        worker.process.kill()
+        assert next(found) == 2
+    assert second.log == ["open", None, "open", 2]
+
+
+def test_a_crew_is_told_what_a_fallen_worker_noted():
+    class Asking(Crew[int]):
+        def fallen(self, task, result, noted):
+            return 1000 * result + noted
+
+    with Asking(1, 60.0) as crew:
+        assert list(crew.run([Errand(1, "noted"), Errand(2, "die")])) == [-1000 + 42, -2000 - 1]
+
+
+def test_a_negative_limit_is_refused():
+    with pytest.raises(ValueError, match="memory -1"):
+        Crew(1, 1.0, memory=-1)

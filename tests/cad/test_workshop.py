@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import trimesh
 
 from cadmllm.cad import workshop as room
 from cadmllm.cad.kernel import BuildFailure, Verdict
@@ -51,7 +52,17 @@ def test_results_come_in_order_and_carry_what_was_asked_for(workshop, tmp_path: 
 def test_a_refused_program_says_why_and_writes_nothing(workshop, tmp_path: Path):
     result = workshop.build(BOW, step=tmp_path / "p.step")
     assert (result.verdict, result.reason) == (Verdict.INVALID, "extrude 1, profile 1, loop 1 crosses itself")
+    assert result.where == (0, 0, 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_have_the_unit_asked_for(workshop, tmp_path: Path):
+    part = program(extrude(rectangle(0, 0, 25.4, 50.8), one=25.4))
+    result = workshop.build(part, step=tmp_path / "p.step", stl=tmp_path / "p.stl", glb=tmp_path / "p.glb", unit="in")
+    assert result.box == (pytest.approx((0, 0, 0)), pytest.approx((25.4, 50.8, 25.4)))  # results are in mm
+    assert "CONVERSION_BASED_UNIT('INCH'" in (tmp_path / "p.step").read_text()
+    assert trimesh.load(tmp_path / "p.stl").extents == pytest.approx([1, 2, 1])
+    assert trimesh.load(tmp_path / "p.glb").extents == pytest.approx([0.0254, 0.0254, 0.0508])
 
 
 def test_jobs_are_drawn_lazily(workshop):
@@ -79,6 +90,7 @@ def test_a_crash_is_a_verdict_and_the_others_go_on(workshop, tmp_path: Path):
     os.kill(victim.process.pid, signal.SIGSEGV)
     crashed, *others = results
     assert crashed.verdict is Verdict.BUILD
+    assert crashed.where is not None
     assert "SIGSEGV" in crashed.reason
     assert [result.volume for result in others] == pytest.approx([2.0, 3.0])
     assert list(tmp_path.iterdir()) == []
@@ -98,7 +110,20 @@ def test_a_build_beyond_the_limit_is_killed_and_leaves_no_file(tmp_path: Path):
         results = list(pool.map([Job(slow(), step=tmp_path / "slow.step"), Job(BOX, step=tmp_path / "box.step")]))
         assert time.monotonic() - began < 60.0
     assert [result.verdict for result in results] == [Verdict.TIMEOUT, Verdict.OK]
-    assert "1 s" in results[0].reason
+    assert results[0].reason.startswith("not done within 1 s, at extrude ")
+    assert results[0].where is not None
+    assert 0 < results[0].where[0] < 601
+    assert f"at extrude {results[0].where[0] + 1} of 601" in results[0].reason
+    assert [path.name for path in tmp_path.iterdir()] == ["box.step"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what a process holds")
+def test_a_build_that_takes_too_much_memory_is_killed_and_says_so(tmp_path: Path):
+    with Workshop(1, 60.0, memory=20) as pool:
+        big = Profile(rectangle(-5, -5, 100, 100), tuple(circle(3 * (k % 30), 3 * (k // 30), 1) for k in range(900)))
+        result = pool.build(program(extrude(big)), step=tmp_path / "big.step")
+        assert (result.verdict, result.reason[:29]) == (Verdict.BUILD, "more than 20 MiB of memory, a")
+        assert pool.build(BOX, step=tmp_path / "box.step").ok
     assert [path.name for path in tmp_path.iterdir()] == ["box.step"]
 
 
@@ -204,8 +229,9 @@ def test_senseless_numbers_are_refused():
 def test_what_goes_between_processes_pickles(workshop):
     job = Job(program(extrude(Profile(rectangle(0, 0, 1, 1)))), step="a.step")
     assert pickle.loads(pickle.dumps(job)) == job
-    failure = pickle.loads(pickle.dumps(BuildFailure(Verdict.EMPTY, "nothing")))
-    assert (failure.verdict, failure.reason) == (Verdict.EMPTY, "nothing")
+    for where in (None, (1, 0)):
+        failure = pickle.loads(pickle.dumps(BuildFailure(Verdict.EMPTY, "nothing", where)))
+        assert (failure.verdict, failure.reason, failure.where) == (Verdict.EMPTY, "nothing", where)
 
 
 def test_a_kernel_that_cannot_be_loaded_is_the_callers_error(tmp_path: Path):

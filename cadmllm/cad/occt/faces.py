@@ -21,7 +21,7 @@ from OCP.TopAbs import TopAbs_FACE
 from OCP.TopExp import TopExp
 from OCP.TopoDS import TopoDS, TopoDS_Wire
 
-from cadmllm.cad.kernel import BuildFailure, Verdict
+from cadmllm.cad.kernel import BuildFailure, Place, Verdict, named
 from cadmllm.cad.loops import reverse
 from cadmllm.cad.program import Arc, Circle, Line, Loop, Plane, Point2, Profile
 
@@ -30,10 +30,10 @@ POINT = 1e-7  # mm: the kernel's own resolution; shorter curves are left out, fl
 SLIVER = 1e-5  # a cell of a smaller share of its profile's area comes from rounding and proves no crossing
 
 
-def whole(shape, what: str):
+def whole(shape, where: Place):
     """The shape, if there is one. Raises `BuildFailure` BUILD for a null shape."""
     if shape is None or shape.IsNull():
-        raise BuildFailure(Verdict.BUILD, f"{what}: the kernel returned nothing")
+        raise BuildFailure(Verdict.BUILD, f"{named(where)}: the kernel returned nothing", where)
     return shape
 
 
@@ -49,7 +49,7 @@ def fuzz(size: float) -> float:
     return min(ROUNDING, 1e-5 * size)
 
 
-def profile_faces(profile: Profile, plane: Plane, height: float, what: str) -> list:
+def profile_faces(profile: Profile, plane: Plane, height: float, where: Place) -> list:
     """The faces of a profile, `height` mm above its plane, facing along the normal.
 
     One face where the loops stand clear of each other. Loops that touch (themselves or each other) are cut into cells, and
@@ -60,14 +60,14 @@ def profile_faces(profile: Profile, plane: Plane, height: float, what: str) -> l
     """
     frame = gp_Pln(gp_Ax3(_point(plane, (0.0, 0.0), height), gp_Dir(*plane.normal), gp_Dir(*plane.x_axis)))
     loops = [(profile.outer, False), *((hole, True) for hole in profile.inner)]
-    rings = [_edges(loop, plane, height, clockwise, f"{what}, loop {k + 1}") for k, (loop, clockwise) in enumerate(loops)]
+    rings = [_edges(loop, plane, height, clockwise, (*where, k)) for k, (loop, clockwise) in enumerate(loops)]
     if not _pinched(profile):
         maker = BRepBuilderAPI_MakeFace(frame, _wire(rings[0]), True)
         for ring in rings[1:]:
             maker.Add(_wire(ring))
         if maker.IsDone() and not maker.Face().IsNull() and BRepCheck_Analyzer(maker.Face()).IsValid():
             return [maker.Face()]
-    return _cells(profile, plane, height, frame, [edge for ring in rings for edge in ring], what)
+    return _cells(profile, plane, height, frame, [edge for ring in rings for edge in ring], where)
 
 
 def _pinched(profile: Profile) -> bool:
@@ -117,20 +117,20 @@ def _circle(plane: Plane, center: Point2, radius: float, height: float, clockwis
     return gp_Circ(gp_Ax2(_point(plane, center, height), normal, gp_Dir(*plane.x_axis)), radius)
 
 
-def _edges(loop: Loop, plane: Plane, height: float, clockwise: bool, what: str) -> list:
+def _edges(loop: Loop, plane: Plane, height: float, clockwise: bool, where: Place) -> list:
     """The loop's edges in order, run (counter-)clockwise about the normal; neighbours share one vertex."""
     if isinstance(loop.curves[0], Circle):
         center, radius = loop.curves[0].center, loop.curves[0].radius
-        return [_made(BRepBuilderAPI_MakeEdge(_circle(plane, center, radius, height, clockwise)), what)]
+        return [_made(BRepBuilderAPI_MakeEdge(_circle(plane, center, radius, height, clockwise)), where)]
     curves: list[Line | Arc] = [curve for curve in loop.curves if not isinstance(curve, Circle)]
     if (signed_area(loop) < 0.0) != clockwise:
         curves = [reverse(curve) for curve in reversed(curves)]
     joints = [_middle(before.end, after.start) for before, after in zip(curves[-1:] + curves[:-1], curves, strict=True)]
     kept = [i for i in range(len(curves)) if math.dist(joints[i], joints[(i + 1) % len(joints)]) > POINT]
     if len(kept) < 2:
-        raise BuildFailure(Verdict.INVALID, f"{what} is smaller than {POINT:g} mm")
+        raise BuildFailure(Verdict.INVALID, f"{named(where)} is smaller than {POINT:g} mm", where)
     curves, joints = [curves[i] for i in kept], [joints[i] for i in kept]
-    vertices = [whole(BRepBuilderAPI_MakeVertex(_point(plane, joint, height)).Vertex(), what) for joint in joints]
+    vertices = [whole(BRepBuilderAPI_MakeVertex(_point(plane, joint, height)).Vertex(), where) for joint in joints]
     edges = []
     for i, curve in enumerate(curves):
         j = (i + 1) % len(curves)
@@ -140,14 +140,14 @@ def _edges(loop: Loop, plane: Plane, height: float, clockwise: bool, what: str) 
             maker = BRepBuilderAPI_MakeEdge(circle, vertices[i], vertices[j])
         else:
             maker = BRepBuilderAPI_MakeEdge(vertices[i], vertices[j])
-        edges.append(_made(maker, what))
+        edges.append(_made(maker, where))
     return edges
 
 
-def _made(maker, what: str):
+def _made(maker, where: Place):
     if not maker.IsDone():
-        raise BuildFailure(Verdict.BUILD, f"{what}: the kernel refused a curve")
-    return whole(maker.Edge(), what)
+        raise BuildFailure(Verdict.BUILD, f"{named(where)}: the kernel refused a curve", where)
+    return whole(maker.Edge(), where)
 
 
 def _middle(a: Point2, b: Point2) -> Point2:
@@ -164,7 +164,7 @@ def _wire(edges: list) -> TopoDS_Wire:
     return wire
 
 
-def _cells(profile: Profile, plane: Plane, height: float, frame: gp_Pln, edges: list, what: str) -> list:
+def _cells(profile: Profile, plane: Plane, height: float, frame: gp_Pln, edges: list, where: Place) -> list:
     box = Bnd_Box()
     for edge in edges:
         BRepBndLib.Add_s(edge, box)
@@ -175,7 +175,7 @@ def _cells(profile: Profile, plane: Plane, height: float, frame: gp_Pln, edges: 
     sheet = BRepBuilderAPI_MakeFace(frame, middle[0] - size, middle[0] + size, middle[1] - size, middle[1] + size).Face()
     splitter = BRepAlgoAPI_Splitter()
     arguments, tools = List_TopoDS_Shape(), List_TopoDS_Shape()
-    arguments.Append(whole(sheet, what))
+    arguments.Append(whole(sheet, where))
     for edge in edges:
         tools.Append(edge)
     splitter.SetArguments(arguments)
@@ -183,14 +183,14 @@ def _cells(profile: Profile, plane: Plane, height: float, frame: gp_Pln, edges: 
     splitter.SetFuzzyValue(fuzz(size))
     splitter.Build()
     if not splitter.IsDone() or splitter.Shape().IsNull():
-        raise BuildFailure(Verdict.BUILD, f"{what}: the kernel could not divide the sketch into regions")
-    kept = [face for face, at, share in _divided(splitter.Shape(), profile, plane, what) if _belongs(profile, at, share, what)]
+        raise BuildFailure(Verdict.BUILD, f"{named(where)}: the kernel could not divide the sketch into regions", where)
+    kept = [face for face, at, share in _divided(splitter.Shape(), profile, plane) if _belongs(profile, at, share, where)]
     if not kept:
-        raise BuildFailure(Verdict.EMPTY, f"{what}: the holes leave nothing of it")
+        raise BuildFailure(Verdict.EMPTY, f"{named(where)}: the holes leave nothing of it", where)
     return kept
 
 
-def _divided(shape, profile: Profile, plane: Plane, what: str):
+def _divided(shape, profile: Profile, plane: Plane):
     """Each face of the divided sheet, a point inside it, and its area as a share of the profile's outer loop."""
     total = abs(signed_area(profile.outer))
     context = IntTools_Context()
@@ -210,12 +210,12 @@ def _flat(plane: Plane, point: gp_Pnt) -> Point2:
     )
 
 
-def _belongs(profile: Profile, at: Point2, share: float, what: str) -> bool:
+def _belongs(profile: Profile, at: Point2, share: float, where: Place) -> bool:
     """Whether the cell round this point is material. Raises `BuildFailure` INVALID where a loop winds twice or backwards."""
     inside = []
     for k, loop in enumerate((profile.outer, *profile.inner)):
         turns = winding(loop, at) * (-1 if signed_area(loop) < 0.0 else 1)
         if turns not in (0, 1) and share > SLIVER:
-            raise BuildFailure(Verdict.INVALID, f"{what}, loop {k + 1} crosses itself")
+            raise BuildFailure(Verdict.INVALID, f"{named((*where, k))} crosses itself", (*where, k))
         inside.append(turns > 0)
     return inside[0] and not any(inside[1:]) and share > SLIVER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from OCP.TopoDS import TopoDS
 from OCP.XCAFApp import XCAFApp_Application
 from OCP.XCAFDoc import XCAFDoc_DocumentTool
 
+from cadmllm import __version__
 from cadmllm.cad.kernel import BuildFailure, Verdict
 from cadmllm.cad.mesh import Mesh, weld
 from cadmllm.cad.occt.faces import each
@@ -35,6 +37,8 @@ from cadmllm.cad.occt.solids import area, corners, longest_side, solids_of, volu
 from cadmllm.cad.program import Point3
 from cadmllm.errors import CadmllmError
 
+STEP_UNITS = {"mm": "MM", "cm": "CM", "m": "M", "in": "INCH", "ft": "FT"}
+WIDEST = 1  # of OpenCASCADE's write.precision.mode: the file's uncertainty is the largest tolerance of the shape
 STAMP = "2000-01-01T00:00:00"  # a fixed time: the same program gives the same bytes
 
 
@@ -127,8 +131,11 @@ def _join(face, found, place, base: int, known: ShapeMap, drawn: list, pairs: li
             drawn.append((nodes, BRep_Tool.IsClosed_s(edge, face)))
 
 
-def write_step(shape, path: Path, name: str) -> None:
-    """Write STEP AP214 in millimetres straight into `path`: one part, its bodies as solids; same shape, same bytes.
+def write_step(shape, path: Path, name: str, unit: str = "mm") -> None:
+    """Write STEP AP214 straight into `path`: one part, its bodies as named solids; same shape, same bytes.
+
+    AP214 is what CAD programs of the last 25 years read; nothing here needs AP242. The file's numbers are in `unit` (a key of
+    `kernel.UNITS`) and its header says so. Its uncertainty is the widest tolerance of the shape.
 
     Raises:
         CadmllmError: E303 when the kernel cannot write there.
@@ -139,17 +146,40 @@ def write_step(shape, path: Path, name: str) -> None:
     document = TDocStd_Document(TCollection_ExtendedString("BinXCAF"))
     XCAFApp_Application.GetApplication_s().InitDocument(document)
     XCAFDoc_DocumentTool.SetLengthUnit_s(document, 0.001)
-    label = XCAFDoc_DocumentTool.ShapeTool_s(document.Main()).AddShape(shape, False)
+    tool = XCAFDoc_DocumentTool.ShapeTool_s(document.Main())
+    label = tool.AddShape(shape, False)
+    name = encoded(name)
     TDataStd_Name.Set_s(label, TCollection_ExtendedString(name, True))
+    solids = solids_of(shape)
+    for number, solid in enumerate(solids if len(solids) > 1 else (), 1):
+        TDataStd_Name.Set_s(tool.AddSubShape(label, solid), TCollection_ExtendedString(f"{name} body {number}", True))
     writer = STEPCAFControl_Writer()
-    Interface_Static.SetCVal_s("write.step.unit", "MM")
+    Interface_Static.SetCVal_s("write.step.unit", STEP_UNITS[unit])  # these are the process', so each is set each time
+    Interface_Static.SetIVal_s("write.precision.mode", WIDEST)
+    Interface_Static.SetIVal_s("write.stepcaf.subshapes.name", 1)
     if not writer.Transfer(document):
         raise BuildFailure(Verdict.BUILD, "the kernel could not translate the solid to STEP")
     header = APIHeaderSection_MakeHeader(writer.ChangeWriter().Model())
     header.SetTimeStamp(TCollection_HAsciiString(STAMP))
     header.SetName(TCollection_HAsciiString(name))
+    header.SetDescriptionValue(1, TCollection_HAsciiString("CAD part, boundary representation"))
+    header.SetAuthorValue(1, TCollection_HAsciiString(""))
+    header.SetOrganizationValue(1, TCollection_HAsciiString(""))
+    header.SetAuthorisation(TCollection_HAsciiString(""))
+    header.SetOriginatingSystem(TCollection_HAsciiString(f"cadmllm {__version__}"))
     if writer.Write(str(path)) != IFSelect_ReturnStatus.IFSelect_RetDone:
         raise CadmllmError("E303", f"cannot write {path}: disk full or read-only", "free some space or give another folder")
+
+
+def encoded(text: str) -> str:
+    r"""Text as STEP files say it: what is not ASCII as \X2\ (UTF-16) or \X4\ (UTF-32), ISO 10303-21 6.4.3."""
+
+    def spelt(found: re.Match[str]) -> str:
+        wide = any(ord(char) > 0xFFFF for char in found[0])
+        code = found[0].encode("utf-32-be" if wide else "utf-16-be", "surrogatepass").hex().upper()
+        return f"\\X{4 if wide else 2}\\{code}\\X0\\"
+
+    return re.sub(r"[^ -~]+", spelt, text)
 
 
 def read_step(path: Path):

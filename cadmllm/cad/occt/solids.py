@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from OCP.Bnd import Bnd_Box
 from OCP.BRep import BRep_Builder
 from OCP.BRepAlgoAPI import BRepAlgoAPI_Common, BRepAlgoAPI_Cut, BRepAlgoAPI_Fuse
@@ -17,40 +19,52 @@ from OCP.ShapeUpgrade import ShapeUpgrade_UnifySameDomain
 from OCP.TopAbs import TopAbs_SOLID
 from OCP.TopoDS import TopoDS_Compound
 
-from cadmllm.cad.kernel import BuildFailure, Verdict
+from cadmllm.cad.kernel import BuildFailure, Place, Verdict, named
 from cadmllm.cad.occt.faces import each, fuzz, profile_faces, whole
 from cadmllm.cad.program import Extrude, Operation, Point3, Program
 
 DOUBT = 1e-4  # share of the volumes by which a boolean's result may miss its bounds (fuzzy faces move a little)
 
 
-def build(program: Program):
+def build(program: Program, tell: Callable[[int], None] = lambda place: None):
     """The program's bodies as one shape in mm: a solid, or a compound of several.
 
     NEW_BODY adds a body and leaves the others as they are, also where it overlaps them. JOIN unites with every body it
     touches, CUT takes away from every body so far, INTERSECT keeps of every body what lies in both.
 
+    Args:
+        program: one that passes `validate`.
+        tell: called with the index of each extrude before it is made.
+
     Raises:
         BuildFailure: BUILD, EMPTY or INVALID, naming extrude, profile and loop by position.
     """
     bodies: list = []
+    emptied = 0
     for i, extrude in enumerate(program.extrudes):
-        what = f"extrude {i + 1}"
+        tell(i)
+        before = len(bodies)
         try:
-            tools = _fused(_prisms(extrude, what), what)
-            bodies = _apply(bodies, tools, extrude.operation, what)
+            tools = _fused(_prisms(extrude, (i,)), (i,))
+            bodies = _apply(bodies, tools, extrude.operation, (i,))
         except BuildFailure:
             raise
         except Exception as failure:  # the kernel's exceptions have no common base class
-            raise _by_kernel(failure, what) from failure
+            raise _by_kernel(failure, (i,)) from failure
+        if before and not bodies:
+            emptied = i
+    if not bodies:
+        left = f"{named((emptied,))} ({program.extrudes[emptied].operation.value}) leaves no solid"
+        raise BuildFailure(Verdict.EMPTY, left, (emptied,))
+    tell(len(program.extrudes))
     return _finished(bodies)
 
 
-def _by_kernel(failure: Exception, what: str) -> BuildFailure:
+def _by_kernel(failure: Exception, where: Place) -> BuildFailure:
     """A verdict for an exception of OpenCASCADE; anything else is a fault of ours and goes on."""
     if not type(failure).__module__.startswith("OCP"):
         raise failure
-    return BuildFailure(Verdict.BUILD, f"{what}: {type(failure).__name__}: {failure}")
+    return BuildFailure(Verdict.BUILD, f"{named(where)}: {type(failure).__name__}: {failure}", where)
 
 
 def solids_of(shape) -> list:
@@ -92,35 +106,35 @@ def longest_side(shapes: list) -> float:
     return max(b - a for a, b in zip(low, high, strict=True))
 
 
-def _prisms(extrude: Extrude, what: str) -> list:
+def _prisms(extrude: Extrude, where: Place) -> list:
     low, high = extrude.extent.interval
     solids = []
-    number = 0
+    number = -1
     for sketch in extrude.sketches:
         vector = gp_Vec(*((high - low) * value for value in sketch.plane.normal))
         for profile in sketch.profiles:
             number += 1
-            at = f"{what}, profile {number}"
+            at = (*where, number)
             for face in profile_faces(profile, sketch.plane, low, at):
                 maker = BRepPrimAPI_MakePrism(face, vector)
                 if not maker.IsDone():
-                    raise BuildFailure(Verdict.BUILD, f"{at}: the kernel made no prism of it")
+                    raise BuildFailure(Verdict.BUILD, f"{named(at)}: the kernel made no prism of it", at)
                 solids.extend(solids_of(whole(maker.Shape(), at)))
     return solids
 
 
-def _apply(bodies: list, tools: list, operation: Operation, what: str) -> list:
+def _apply(bodies: list, tools: list, operation: Operation, where: Place) -> list:
     if operation is Operation.NEW_BODY:
         return bodies + tools
     if operation is Operation.JOIN:
         near = [_near(body, tools) for body in bodies]
         apart = [body for body, touches in zip(bodies, near, strict=True) if not touches]
-        return apart + _fused([body for body, touches in zip(bodies, near, strict=True) if touches] + tools, what)
+        return apart + _fused([body for body, touches in zip(bodies, near, strict=True) if touches] + tools, where)
     kind = BRepAlgoAPI_Cut if operation is Operation.CUT else BRepAlgoAPI_Common
     result = []
     for body in bodies:
         if _near(body, tools):
-            result.extend(_boolean(kind, [body], tools, what))
+            result.extend(_boolean(kind, [body], tools, where))
         elif operation is Operation.CUT:
             result.append(body)
     return result
@@ -131,11 +145,11 @@ def _near(body, tools: list) -> bool:
     return any(not box.IsOut(rough_box([tool])) for tool in tools)
 
 
-def _fused(solids: list, what: str) -> list:
-    return solids if len(solids) < 2 else _boolean(BRepAlgoAPI_Fuse, solids[:1], solids[1:], what)
+def _fused(solids: list, where: Place) -> list:
+    return solids if len(solids) < 2 else _boolean(BRepAlgoAPI_Fuse, solids[:1], solids[1:], where)
 
 
-def _boolean(kind, arguments: list, tools: list, what: str) -> list:
+def _boolean(kind, arguments: list, tools: list, where: Place) -> list:
     """Solids of one boolean operation, with the first tolerance that gives sound ones of a possible volume."""
     size = longest_side(arguments + tools)
     bounds = _possible(kind, [volume(solid) for solid in arguments], [volume(solid) for solid in tools])
@@ -156,7 +170,7 @@ def _boolean(kind, arguments: list, tools: list, what: str) -> list:
         solids = solids_of(operation.Shape())
         if bounds[0] <= sum(volume(solid) for solid in solids) <= bounds[1]:
             return solids
-    raise BuildFailure(Verdict.BUILD, f"{what}: the boolean operation failed")
+    raise BuildFailure(Verdict.BUILD, f"{named(where)}: the boolean operation failed", where)
 
 
 def _possible(kind, arguments: list[float], tools: list[float]) -> tuple[float, float]:
@@ -175,13 +189,13 @@ def _finished(bodies: list):
     bodies = [part for body in bodies for part in _unified(body)]
     bodies = [body for body in bodies if volume(body) > 0.5 * fuzz(longest_side([body])) * area(body)]
     if not bodies:
-        raise BuildFailure(Verdict.EMPTY, "no solid is left after the last extrude")
+        raise BuildFailure(Verdict.EMPTY, "what is left after the last extrude is too thin to be a solid")
     shape = bodies[0] if len(bodies) == 1 else _compound(bodies)
     if BRepCheck_Analyzer(shape).IsValid():
         return shape
     fix = ShapeFix_Shape(shape)
     fix.Perform()
-    shape = whole(fix.Shape(), "repair")
+    shape = whole(fix.Shape(), ())
     if not BRepCheck_Analyzer(shape).IsValid() or not solids_of(shape):
         raise BuildFailure(Verdict.INVALID, "the solid fails the kernel's check, also after its repair")
     return shape
@@ -194,7 +208,7 @@ def _unified(solid) -> list:
         unify.Build()
         merged = unify.Shape()
     except Exception as failure:  # the kernel's exceptions have no common base class
-        _by_kernel(failure, "merging faces")
+        _by_kernel(failure, ())
         return [solid]
     if merged.IsNull() or not BRepCheck_Analyzer(merged).IsValid():
         return [solid]
