@@ -143,6 +143,29 @@ def extent_of(points: np.ndarray) -> float:
     return 2.0 * float(max(largest, 1e-300))
 
 
+def coverage(triangles: np.ndarray, size: int) -> np.ndarray:
+    """Which pixels have their middle within one of the triangles: a silhouette, without depth or shading.
+
+    Args:
+        triangles: [F, 3, 2], right and down, in pixels.
+        size: side of the picture, pixels.
+
+    Returns:
+        [size, size] bool.
+    """
+    heights = triangles[:, :, 1]
+    first = np.maximum(0, np.ceil(heights.min(axis=1) - 0.5)).astype(np.int64)
+    last = np.minimum(size - 1, np.floor(heights.max(axis=1) - 0.5)).astype(np.int64)
+    which, row = _ranges(first, np.maximum(0, last - first + 1))
+    left, right = _spans(triangles, which, row + 0.5)
+    start = np.clip(np.ceil(left - 0.5).astype(np.int64), 0, size)
+    stop = np.clip(np.floor(right - 0.5).astype(np.int64) + 1, start, size)
+    cells = size * (size + 1)
+    opened = np.bincount(row * (size + 1) + start, minlength=cells)
+    closed = np.bincount(row * (size + 1) + stop, minlength=cells)
+    return np.cumsum((opened - closed).reshape(size, size + 1), axis=1)[:, :-1] > 0
+
+
 def _rasterise(triangles: np.ndarray, pixels: int, window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
     """Depth and front triangle of each sample of the window, row by row: float (inf where empty) and int (-1 where empty).
 
