@@ -108,8 +108,8 @@ def _reversed(part: Any) -> Any:
     import manifold3d
 
     mesh = part.to_mesh64()
-    corners = np.ascontiguousarray(mesh.tri_verts[:, ::-1])
-    positions = np.ascontiguousarray(mesh.vert_properties[:, :3])
+    corners = np.array(mesh.tri_verts[:, ::-1], np.uint64, order="C")  # a copy: the arrays of a manifold cannot be written
+    positions = np.array(mesh.vert_properties[:, :3], np.float64, order="C")
     return manifold3d.Manifold(manifold3d.Mesh64(vert_properties=positions, tri_verts=corners))
 
 

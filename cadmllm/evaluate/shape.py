@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Literal
 from cadmllm.cad.convert import kind_of, read_program
 from cadmllm.cad.kernel import BuildFailure, Job, Verdict, build, load_kernel, tessellate
 from cadmllm.errors import CadmllmError
+from cadmllm.evaluate.pairing import Pair, Pairing, pairing, pairs
 
 if TYPE_CHECKING:
     import numpy as np
 
     from cadmllm.cad.mesh import Mesh
     from cadmllm.cad.program import Program
+
+__all__ = ["Pair", "Pairing", "Shape", "build_program", "of_triangles", "pairing", "pairs", "read_shape", "read_usable"]
 
 PROGRAMS = ("json", "h5", "txt")
 SOLIDS = ("step",)
@@ -77,8 +80,7 @@ def read_shape(path: str | Path) -> Shape:
         CadmllmError: E301 (the kernel cannot be loaded).
     """
     path = Path(path)
-    ending = kind_of(path)
-    kind: Kind = "program" if ending in PROGRAMS else "solid" if ending in SOLIDS else "mesh"
+    ending, kind = kind_of(path), kind_by_name(path)
     try:
         if kind == "program":
             return build_program(read_program(path)[0], str(path))
@@ -90,6 +92,12 @@ def read_shape(path: str | Path) -> Shape:
         if error.code == "E301":
             raise
         return Shape(Verdict.PARSE, f"{error.code}: {error.message}", source=str(path), kind=kind)
+
+
+def kind_by_name(path: Path) -> Kind:
+    """What a file is meant to hold."""
+    ending = kind_of(path)
+    return "program" if ending in PROGRAMS else "solid" if ending in SOLIDS else "mesh"
 
 
 def read_usable(path: str | Path) -> Shape:
@@ -137,8 +145,11 @@ def _read_mesh(path: Path, kind: str) -> Shape:
         parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh)]
     except Exception as error:  # other people's bytes in a dozen parsers, which raise whatever comes to them
         return Shape(Verdict.PARSE, f"no readable .{kind}: {type(error).__name__}: {error}", source=str(path), kind="mesh")
-    count = sum(len(part.faces) for part in parts)
-    if not count:
+    if not sum(len(part.faces) for part in parts):
+        if kind == "stl" and not raw.getvalue().lstrip().startswith(b"solid"):  # binary, and taken for text as it does not add up
+            return Shape(
+                Verdict.PARSE, f"no readable .stl: {len(raw.getvalue()):,} bytes are cut short", source=str(path), kind="mesh"
+            )
         return Shape(Verdict.EMPTY, "no triangles in the file", source=str(path), kind="mesh")
     bases = np.cumsum([0, *(len(part.vertices) for part in parts)])
     vertices = np.concatenate([np.asarray(part.vertices, np.float64) for part in parts])
