@@ -209,6 +209,15 @@ class Plot:
                 else:
                     self._pen.line(points, colour, width * FINE, joint="curve")
 
+    def band(self, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str) -> None:
+        """The ground between two curves, very pale: an interval. Draw it before the curves; where an end is NaN there is none."""
+        px, bottom, top = self._x(x), self._y(low), self._y(high)
+        for a, b in runs(np.isfinite(bottom) & np.isfinite(top)):
+            if b - a > 1:
+                there = list(zip(px[a:b].tolist(), top[a:b].tolist(), strict=True))
+                back = list(zip(px[a:b].tolist(), bottom[a:b].tolist(), strict=True))
+                self._pen.polygon([*there, *reversed(back)], pale(colour, 0.85))
+
     def shares(self, x: np.ndarray, stages: Sequence[tuple[int, int]], parts: Sequence[tuple[str, np.ndarray, str]]) -> None:
         """Draw shares on top of one another: (name, values [steps], colour) from below; `stages` are index ranges."""
         base = np.zeros(len(x))

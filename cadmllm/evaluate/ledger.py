@@ -12,8 +12,6 @@ from cadmllm.cad.files import write_whole
 from cadmllm.console import jsonable
 from cadmllm.errors import CadmllmError
 
-FLOOR = "floor"  # in the place of a combination: a truth against itself
-
 Key = tuple[str, str]  # combination, id
 
 
