@@ -40,7 +40,7 @@ def infer(
     shared: Shared = ctx.obj
     settings, console = shared.settings(), shared.console
     from cadmllm.infer.answer import check_out, no_solid
-    from cadmllm.infer.dimensions import parse_size
+    from cadmllm.infer.lengths import parse_size
     from cadmllm.infer.request import Request
 
     request = Request(text=prompt, images=tuple(image or ()), points=tuple(pc or ()), size=size)

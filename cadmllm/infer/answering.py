@@ -13,10 +13,11 @@ from cadmllm.cad.workshop import Job
 from cadmllm.corpus.types import Sample
 from cadmllm.errors import CadmllmError
 from cadmllm.infer.choose import Candidate, Choice, choose
-from cadmllm.infer.dimensions import Dimension, Size, dimensions_in, parse_size
-from cadmllm.infer.generate import Answer, generate
+from cadmllm.infer.dimensions import Dimension, dimensions_in
+from cadmllm.infer.generate import Answer, check_room, generate
 from cadmllm.infer.inputs import Shown, check_modalities
 from cadmllm.infer.judge import program_of
+from cadmllm.infer.lengths import Size, parse_size
 from cadmllm.infer.part import Part, measures
 
 if TYPE_CHECKING:
@@ -83,10 +84,11 @@ def _read(cad: CadModel, request: Request, asked: InferSettings) -> Work | Cadml
         size = parse_size(request.size, asked.units) if request.size else None
         shown = request.read(settings).drawn(settings.model.point_count, asked.seed)
         check_modalities(shown.sample, cad.model, cad.name)
+        check_room(cad.model, shown.sample, asked.max_new_tokens)
     except CadmllmError as error:
         return error
     # a cloud has the real coordinates: what the text says of lengths is for the model alone
-    dimensions = dimensions_in(request.text or "") if not shown.sample.clouds else ()
+    dimensions = dimensions_in(request.text or "", asked.units) if not shown.sample.clouds else ()
     return Work(request, shown, size, dimensions)
 
 
@@ -107,6 +109,7 @@ def _draw(cad: CadModel, works: Sequence[Work], asked: InferSettings, attempt: i
         batch_size=asked.batch_size,
         copies=count,
         watch=watch,
+        note=cad.console.note,
     )
     written = time.perf_counter()
     frames = [work.transform for work in works for _ in range(count)]

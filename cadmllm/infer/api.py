@@ -48,7 +48,8 @@ def load(checkpoint: str | Path | None = None, *, settings: Settings | None = No
     chosen = (settings or Settings()).model_copy(deep=True)
     if checkpoint is not None:
         chosen.infer.checkpoint = Path(checkpoint)
-    return CadModel(load_checkpoint(chosen, console or Console(quiet=True)), chosen)
+    console = console or Console(quiet=True)
+    return CadModel(load_checkpoint(chosen, console), chosen, console)
 
 
 class CadModel:
@@ -59,13 +60,14 @@ class CadModel:
         model: the network.
         checkpoint: the folder it is from and what to call it.
         workshop: the kernel's workers; they start with the first build.
+        console: where it is said when memory ran out.
     """
 
-    def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:
-        self.checkpoint, self.settings = checkpoint, settings
+    def __init__(self, checkpoint: Checkpoint, settings: Settings, console: Console) -> None:
+        self.checkpoint, self.settings, self.console = checkpoint, settings, console
         self.described = checkpoint.described()
         kernel = settings.kernel
-        self.workshop = Workshop(kernel.workers, kernel.timeout)
+        self.workshop = Workshop(kernel.workers, kernel.timeout, memory=kernel.memory)
 
     @property
     def model(self) -> CadMLLM:

@@ -106,11 +106,11 @@ class Part:
         """Write editable build123d source (mm). Raises as `to_json`."""
         write_whole(path, to_script(validate(self._program()), Path(path).stem).encode())
 
-    def to_png(self, path: str | Path, size: int = PIXELS) -> None:
-        """Write a shaded view of `size` x `size` pixels. Raises as `to_step`."""
+    def to_png(self, path: str | Path, size: int | None = None) -> None:
+        """Write a shaded view of `size` x `size` pixels (default `PIXELS`). Raises as `to_step`."""
         self._sound()
         assert self.mesh is not None
-        write_png(render(self.mesh, size=size), path)
+        write_png(render(self.mesh, size=size or PIXELS), path)
 
     def to_text(self, path: str | Path) -> None:
         """Write the part as token text; one that was altered is spelled anew. Raises `CadmllmError` E211, E212, E303."""

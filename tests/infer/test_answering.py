@@ -11,6 +11,7 @@ import pytest
 
 from cadmllm.cad.tokens import from_text
 from cadmllm.cad.workshop import Workshop
+from cadmllm.console import Console
 from cadmllm.errors import CadmllmError
 from cadmllm.infer import answering
 from cadmllm.infer.api import CadModel, changed
@@ -21,7 +22,7 @@ from cadmllm.settings import InferSettings, Settings
 GOOD = "size 40 mm\nplane_z -128\nrect -512 -256 1024 512\nnew_up 256\nend\n"
 CUBE = "size 10 mm\nplane_z -512\nrect -512 -512 1024 1024\nnew_up 1024\nend\n"
 FLAT = "size 40 mm\nplane_z 0\nloop 0 0\nhline 100\nhline 50\nhline 0\nclose\nnew_up 256\nend\n"
-TORN = "size 40 mm\nplane_z -128\nrect -512 -256 1024 512\nhole 0 0\nhline 100\nhline 50\nhline 0\nclose\nnew_up 256\nend\n"
+TORN = "size 40 mm\nplane_z -128\nrect -512 -256 1024 512\nhole 0 0\nline 100 100\nvline 0\nline 0 100\nclose\nnew_up 256\nend\n"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def model(monkeypatch: pytest.MonkeyPatch, workshop: Workshop, fake):
         network = fake()
         network.settings, network.stage, network.fingerprint = settings, 3, {}
         checkpoint = SimpleNamespace(model=network, folder=None, name="scripted", described=lambda: {"path": "scripted"})
-        cad = CadModel(checkpoint, settings)  # ty: ignore[invalid-argument-type]
+        cad = CadModel(checkpoint, settings, Console(quiet=True))  # ty: ignore[invalid-argument-type]
         cad.workshop = workshop
         return cad, scripted.calls
 
