@@ -146,8 +146,8 @@ class Part:
             raise _nothing(self, "no solid")
         return self._program()
 
-    def _write(self, **files: str | Path) -> None:
-        result = self.workshop.build(self._sound(), unit=self.unit, **files)
+    def _write(self, step: str | Path | None = None, stl: str | Path | None = None, glb: str | Path | None = None) -> None:
+        result = self.workshop.build(self._sound(), step=step, stl=stl, glb=glb, unit=self.unit)
         if not result.ok:  # it was built before: only a busier machine can make a difference
             raise CadmllmError(
                 "E302", f"{self.name}: {result.verdict}: {result.reason}", "give it more time: --set kernel.timeout=120"
