@@ -1,4 +1,4 @@
-"""Truth and answer in one picture: grey what both have, red what is missing, blue what is too much."""
+"""Truth and answer in one picture: grey what both have, red what is missing, blue what is too much; thin layers are faint."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from cadmllm.cad.mesh import Mesh, normalise
+from cadmllm.cad.mesh import Mesh, normalise, sample_surface
 from cadmllm.cad.render import render
 
 COMMON, MISSING, SURPLUS = (206.0, 212.0, 220.0), (222.0, 74.0, 66.0), (64.0, 122.0, 206.0)
 CREASE = np.cos(np.radians(25.0))  # a larger angle between triangles is an edge
 SLIVER = 2e-4  # of the union: two triangulations of one curved face leave such shells
+FAINT, FULL = 0.003, 0.025  # of the longest side: a layer so thin is as good as common; from here on it has its full colour
+SAMPLES = 20_000  # points of a surface that a thickness is measured against
+APART = 0.025  # of the longest side: what is farther is no neighbour, so that its plane says nothing
 
 
 def creased(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
@@ -61,9 +64,12 @@ def draw_overlay(truth: Mesh, answer: Mesh, size: int, view: int = 0) -> np.ndar
     for part, tint in parts:
         for piece in part.decompose() if tint is not COMMON else [part]:
             if piece.volume() > (SLIVER * union if tint is not COMMON else 0.0):
-                found = piece.to_mesh64()
-                meshes.append(creased(np.asarray(found.vert_properties)[:, :3], np.asarray(found.tri_verts).astype(np.int64)))
-                tints.append(np.tile(tint, (len(meshes[-1].faces), 1)))
+                meshes.append(_mesh(piece))
+                share = np.ones((len(meshes[-1].faces), 1))
+                if tint is not COMMON:
+                    thick = _thickness(meshes[-1], piece, two if tint is MISSING else one)
+                    share = np.clip((thick - FAINT) / (FULL - FAINT), 0.0, 1.0)[:, None]
+                tints.append(np.array(COMMON) * (1.0 - share) + np.array(tint) * share)
     if not meshes:
         return None
     return render(_together(meshes), view, size, tints=np.concatenate(tints))
@@ -83,6 +89,28 @@ def _solid(mesh: Mesh) -> Any | None:
             return None
         parts.append(part)
     return manifold3d.Manifold.batch_boolean(parts, manifold3d.OpType.Add)
+
+
+def _mesh(solid: Any) -> Mesh:
+    found = solid.to_mesh64()
+    return creased(np.asarray(found.vert_properties)[:, :3], np.asarray(found.tri_verts).astype(np.int64))
+
+
+def _thickness(mesh: Mesh, piece: Any, other: Any) -> np.ndarray:
+    """How thick a difference is at each of its triangles [F]: the piece's mean thickness, or how far the other's surface is.
+
+    The mean thickness 2 V / A shows a plug in a hole, the distance a boss that hangs on a thin skin.
+    """
+    from scipy.spatial import KDTree
+
+    surface, normals = sample_surface(_mesh(other), SAMPLES, 0)
+    corners = mesh.vertices[mesh.faces]
+    asked = np.concatenate([corners, corners.mean(axis=1, keepdims=True)], axis=1).reshape(-1, 3)
+    far, at = KDTree(surface).query(asked)
+    # points of a surface are as far apart as thin layers are thick: of near ones the plane through them counts
+    plane = np.abs(np.einsum("ij,ij->i", asked - surface[at], normals[at]))
+    away = np.where(far < APART, plane, far).reshape(-1, 4).max(axis=1)
+    return np.maximum(away, 2.0 * piece.volume() / piece.surface_area())
 
 
 def _together(meshes: list[Mesh]) -> Mesh:

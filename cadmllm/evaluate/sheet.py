@@ -124,7 +124,7 @@ def draw_sheet(sections: Mapping[str, Sequence[Panel]], facts: Sequence[tuple[st
         for panel in panels:
             _card(paper, Box(MARGIN, y, WIDTH - MARGIN, y + CARD), panel)
             y += CARD + GAP
-    note = "overlay: grey in both, red missing, blue too much; each solid centred, longest side 1, as IoU is measured"
+    note = "overlay: grey in both, red missing, blue too much, faint where thin; each solid centred, longest side 1, as for IoU"
     width = paper.text(WIDTH - MARGIN, y - 2, note, TINY, FAINT, align="right")
     paper.text(MARGIN, y - 2, Lettering(TINY).cut(foot, WIDTH - 2 * MARGIN - width - 40), TINY, FAINT)
     return paper
