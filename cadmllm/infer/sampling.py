@@ -149,7 +149,9 @@ class HeldOutPrompts:
         rows: list[dict[str, Any]] = []
         found: dict[str, float] = {}
         try:
-            with torch.random.fork_rng(devices=device), Workshop(self._workers(), self.settings.kernel.timeout) as workshop:
+            kernel = self.settings.kernel
+            pool = Workshop(self._workers(), kernel.timeout, memory=kernel.memory)
+            with torch.random.fork_rng(devices=device), pool as workshop:
                 prompts = self._of(stage, workshop)
                 if not prompts:
                     self.console.warn(f"stage {stage.number}, {when}: no held-out id can be shown, so no prompt was answered")
@@ -205,19 +207,13 @@ class HeldOutPrompts:
         return replies
 
     def _generate(self, model: CadMLLM, samples: Sequence[Sample]) -> list[Answer]:
-        size = TOGETHER
-        while True:
-            try:
-                return generate(model, samples, max_new_tokens=self.settings.infer.max_new_tokens, batch_size=size)
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-                size //= 2
-                self.console.note(f"out of memory for {2 * size} answers side by side: {size}")
-            finally:  # what the cache of keys and values took is training's again
-                gc.collect()
-                if model.device.type == "cuda":
-                    torch.cuda.empty_cache()
+        most = self.settings.infer.max_new_tokens
+        try:
+            return generate(model, samples, max_new_tokens=most, batch_size=TOGETHER, note=self.console.note)
+        finally:  # what the cache of keys and values took is training's again
+            gc.collect()
+            if model.device.type == "cuda":
+                torch.cuda.empty_cache()
 
 
 def sampler(dataset: DataSet, ids: Ids, settings: Settings, count: int, console: Console) -> HeldOutPrompts:
