@@ -1,4 +1,4 @@
-"""What a point file holds, before anything is asked of the points: .npz, .npy and .ply to one table."""
+"""What a point file holds, before anything is asked of the points: .npz .npy .ply .pcd and text to one table."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import numpy as np
 
 from cadmllm.cad.frame import Transform
 from cadmllm.corpus.arrays import Archive, array_of
+from cadmllm.corpus.limits import LARGEST_FILE, TooMany
+from cadmllm.corpus.pcd import read_pcd
 from cadmllm.corpus.ply import read_vertices
 from cadmllm.corpus.rawfile import AGAIN, ends_in_zeros, read_raw
+from cadmllm.corpus.xyz import read_text
 from cadmllm.errors import CadmllmError
 
-LARGEST_FILE = 2**30  # bytes: 40 million points
+TEXTS = (".xyz", ".txt", ".csv", ".asc", ".pts")
+FORMATS = (".npz", ".npy", ".ply", ".pcd", *TEXTS)
 REMEDY = (
     "it must hold [N, 3] or [N, 6] finite numbers (.npz, .npy, .ply); make it anew: cadmllm data prepare ROOT --out DIR --points"
 )
@@ -29,50 +33,79 @@ class Table:
         points: positions [N, 3], any number type.
         normals: [N, 3] as stored, any number type, or None.
         transform: that the file says it was normalised with, or None.
+        notes: what was left out while it was read.
     """
 
     points: np.ndarray
     normals: np.ndarray | None
     transform: Transform | None
+    notes: tuple[str, ...] = ()
 
 
 def read_table(path: Path) -> Table:
-    """Read a point file: key `points` of an .npz, else `xyz`, else its first array; columns 4 to 6 are normals.
+    """Read a point file, see `table_of`.
 
     Raises:
-        CadmllmError: E404 (unreadable, another format), E420 to E422, E424 (`rawfile.read_raw`), E430 (wrong shape or type).
+        CadmllmError: E404 (unreadable, another format), E420 to E422, E424 (`rawfile.read_raw`), E430, E437 (`table_of`).
     """
-    raw = read_raw(path, LARGEST_FILE, "E404", REMEDY)
+    return table_of(read_raw(path, LARGEST_FILE, "E404", REMEDY), path)
+
+
+def table_of(raw: bytes, path: Path) -> Table:
+    """What the bytes of a point file hold: key `points` of an .npz, else `xyz`, else its first array; columns 4 to 6 are normals.
+
+    Args:
+        raw: all of the file.
+        path: its name, whose ending says the format.
+
+    Raises:
+        CadmllmError: E404 (unreadable, another format), E422 (cut short), E430 (wrong shape or type), E437 (more points than
+            are read, or a header that claims them).
+    """
     try:
-        table, normals, transform = _read(path.suffix, raw)
+        table = _read(path.suffix.lower(), raw)
     except EOFError as error:
         raise CadmllmError("E422", f"{path} is cut short: {error}", AGAIN) from error
+    except TooMany as error:
+        raise CadmllmError("E437", f"{path}: {error}", "give fewer, e.g. every tenth: an encoder sees a few thousand") from error
     except (ValueError, OverflowError, MemoryError) as error:
         if ends_in_zeros(raw):
             message = f"{path} ends in zeros: its download has not ended or has failed ({error})"
             raise CadmllmError("E422", message, AGAIN) from error
         raise CadmllmError("E404", f"{path}: {str(error)[:200]}", REMEDY) from error
-    if reason := _misshapen(table, normals):
+    columns, normals = table.points, table.normals
+    if reason := misshapen(columns, normals):
         raise CadmllmError("E430", f"{path}: {reason}", REMEDY)
-    if ends_in_zeros(raw) and (missing := _rows_of_zeros(table)):
-        message = f"{path}: its last {missing:,} of {len(table):,} points are zeros: its download has not ended or has failed"
+    if ends_in_zeros(raw) and (missing := _rows_of_zeros(columns)):
+        message = f"{path}: its last {missing:,} of {len(columns):,} points are zeros: its download has not ended or has failed"
         raise CadmllmError("E422", message, AGAIN)
-    if normals is None and table.shape[1] == 6:
-        normals = table[:, 3:]
-    return Table(table[:, :3], normals, transform)
+    return split(columns, normals, table.transform, table.notes)
 
 
-def _read(suffix: str, raw: bytes) -> tuple[np.ndarray, np.ndarray | None, Transform | None]:
+def split(columns: np.ndarray, normals: np.ndarray | None, transform: Transform | None, notes: tuple[str, ...] = ()) -> Table:
+    """The table of [N, 3] or [N, 6] numbers: columns 4 to 6 are normals where there are no others."""
+    if normals is None and columns.shape[1] == 6:
+        normals = columns[:, 3:]
+    return Table(columns[:, :3], normals, transform, notes)
+
+
+def _read(suffix: str, raw: bytes) -> Table:
     if suffix == ".npz":
         return _from_npz(raw)
     if suffix == ".npy":
-        return array_of(raw), None, None
+        return Table(array_of(raw), None, None)
     if suffix == ".ply":
-        return _from_ply(raw), None, None
+        return Table(_from_ply(raw), None, None)
+    if suffix == ".pcd":
+        points, normals, notes = read_pcd(raw)
+        return Table(points, normals, None, notes)
+    if suffix in TEXTS:
+        points, normals, notes = read_text(raw)
+        return Table(points, normals, None, notes)
     raise ValueError(f"the format {suffix!r} is unknown")
 
 
-def _from_npz(raw: bytes) -> tuple[np.ndarray, np.ndarray | None, Transform | None]:
+def _from_npz(raw: bytes) -> Table:
     data = Archive(raw, LARGEST_FILE)
     if not data.names:
         raise ValueError("it holds no array")
@@ -81,7 +114,7 @@ def _from_npz(raw: bytes) -> tuple[np.ndarray, np.ndarray | None, Transform | No
     transform = None
     if "center" in data.names and "scale" in data.names:
         transform = _transform(data["center"], data["scale"])
-    return data[key], normals, transform
+    return Table(data[key], normals, transform)
 
 
 def _transform(center: np.ndarray, scale: np.ndarray) -> Transform:
@@ -95,14 +128,18 @@ def _transform(center: np.ndarray, scale: np.ndarray) -> Transform:
 
 
 def _from_ply(raw: bytes) -> np.ndarray:
-    found = read_vertices(raw)
+    return columns_of(read_vertices(raw))
+
+
+def columns_of(found: dict[str, np.ndarray]) -> np.ndarray:
+    """[N, 6] of x y z nx ny nz, or [N, 3] where the vertices of a .ply have no normals. Raises `ValueError` without x y z."""
     names = [name for name in ("x", "y", "z", "nx", "ny", "nz") if name in found]
     if names[:3] != ["x", "y", "z"]:
         raise ValueError("its vertices have no x, y and z")
     return np.column_stack([found[name] for name in (names if len(names) == 6 else names[:3])])
 
 
-def _misshapen(table: np.ndarray, normals: np.ndarray | None) -> str:
+def misshapen(table: np.ndarray, normals: np.ndarray | None) -> str:
     """What is wrong with a table's shape or type, '' if nothing is."""
     if table.ndim != 2 or table.shape[1] not in (3, 6):
         return f"its array has the shape {list(table.shape)}, not [N, 3] or [N, 6]"

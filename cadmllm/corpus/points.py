@@ -1,8 +1,8 @@
 """Point files of every kind in use to normalised clouds with normals and the way back to the file's coordinates.
 
 `.npz`: key `points`, else `xyz`, else the first array; `normals` beside it if there; `center` and `scale` if the file was
-normalised (ours are: points = (mm - center) * scale). `.npy`: one array. `.ply`: x y z, nx ny nz. Arrays are [N, 3] or
-[N, 6] (position, normal). Nothing is ever unpickled.
+normalised (ours are: points = (mm - center) * scale). `.npy`: one array. `.ply`: x y z, nx ny nz. `.pcd` and text: `corpus/pcd`,
+`corpus/xyz`. Arrays are [N, 3] or [N, 6] (position, normal). Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -87,11 +87,22 @@ def read_cloud(path: Path) -> RawCloud:
 
     Raises:
         CadmllmError: naming the file and what is wrong with it: E404 (unreadable or of another format), E420 (no regular
-            file), E421 (empty), E422 (cut short), E424 (a placeholder), E430 (shape or type), E431 (not finite), E432 (under
-            16 points), E433 (all the same, or on one line).
+            file), E421 (empty), E422 (cut short), E424 (a placeholder), E437 (too many points); as `checked`.
     """
     path = Path(path)
-    table = read_table(path)
+    return checked(read_table(path), path)
+
+
+def checked(table: Table, path: Path | str) -> RawCloud:
+    """What a table holds, fit for use.
+
+    Args:
+        table: of positions, and normals if there are any.
+        path: the file it is from, or what to call it in a message.
+
+    Raises:
+        CadmllmError: E431 (not finite), E432 (under 16 points), E433 (all the same, or on one line).
+    """
     # a column a coordinate: what is asked of 100,000 points along them takes a fifth of the time
     points = np.asfortranarray(table.points, dtype=np.float64)
 
@@ -118,7 +129,7 @@ def read_cloud(path: Path) -> RawCloud:
     return RawCloud(points if keep is None else points[keep], normals, table.transform, tuple(remarks))
 
 
-def _remark(code: str, level: Level, path: Path, what: str) -> Flaw:
+def _remark(code: str, level: Level, path: Path | str, what: str) -> Flaw:
     return Flaw(code, level, str(path), f"{path}: {what}")
 
 
@@ -130,7 +141,7 @@ def _spread(points: np.ndarray) -> tuple[float, float, float]:
     return float(reach[0]), float(reach[1]), float(reach[2])
 
 
-def _frame_remarks(points: np.ndarray, transform: Transform | None, path: Path) -> list[Flaw]:
+def _frame_remarks(points: np.ndarray, transform: Transform | None, path: Path | str) -> list[Flaw]:
     step = _normalising(points, transform)
     if max(map(abs, step.center)) <= 0.05 and 0.99 <= step.scale <= 1.06:
         return []
@@ -140,7 +151,7 @@ def _frame_remarks(points: np.ndarray, transform: Transform | None, path: Path) 
     return [_remark("E435", "info", path, f"its longest side is {2.0 / step.scale:.6g}, not 2: {does}")]
 
 
-def _unit_normals(table: Table, path: Path) -> tuple[np.ndarray | None, np.ndarray | None, Flaw | None]:
+def _unit_normals(table: Table, path: Path | str) -> tuple[np.ndarray | None, np.ndarray | None, Flaw | None]:
     """(rows that are kept or None for all, their unit normals or None if they must be estimated, what is to be said)."""
     if table.normals is None:
         return None, None, _remark("E436", "info", path, "it has no normals: they are estimated when it is read")

@@ -155,11 +155,12 @@ def test_bad_tables_are_refused(tmp_path, name):
         ("a.ply", b"ply\nformat ascii 1.0\nelement vertex 3\nproperty fl", "E422"),
         ("a.ply", b"ply\nformat ascii 1.0\nelement vertex -3\nproperty float x\nend_header\n", "E404"),
         ("a.ply", b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1", "E404"),
-        ("a.ply", b"ply\nformat ascii 1.0\nelement vertex 99999999999\nproperty float x\nend_header\n1 2 3", "E422"),
+        ("a.ply", b"ply\nformat ascii 1.0\nelement vertex 99999999999\nproperty float x\nend_header\n1 2 3", "E437"),
         ("a.ply", b"not a ply", "E404"),
         ("a.ply", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n", "E424"),
         ("a.npz", b"\n<!DOCTYPE html><html>Quota exceeded</html>", "E424"),
-        ("a.xyz", b"1 2 3", "E404"),
+        ("a.xyz", b"1 2 3", "E432"),
+        ("a.las", b"1 2 3", "E404"),
     ],
 )
 def test_broken_files_are_refused(tmp_path, name, content, code):

@@ -2,140 +2,95 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
+import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+import trimesh
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cadmllm.cad.mesh import Mesh
 from cadmllm.corpus.prompt import BARE_REQUEST
 from cadmllm.errors import CadmllmError
-from cadmllm.infer.inputs import MOST_IMAGES, check_modalities, read_cloud, read_image, sample_of
+from cadmllm.infer.inputs import MOST_CLOUDS, Shown, check_modalities, read_inputs
+
+BOX = np.random.default_rng(1).uniform([10, 20, 30], [50, 40, 40], (5000, 3))
 
 
-def refused(code: str, *args, **kwargs) -> CadmllmError:
-    function, *rest = args
+def read(text=None, images=(), clouds=(), **more) -> Shown:
+    return read_inputs(text, images, clouds, **{"point_count": 64, "seed": 0, **more})
+
+
+def refused(code: str, *args, **more) -> CadmllmError:
     with pytest.raises(CadmllmError) as caught:
-        function(*rest, **kwargs)
-    assert caught.value.code == code
+        read(*args, **more)
+    assert caught.value.code == code, caught.value
+    assert caught.value.remedy
+    assert caught.value.message.isprintable()
     return caught.value
 
 
-def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (30, 20), colour=None, **save) -> Path:
-    Image.new(mode, size, colour if colour is not None else 0).save(path, **save)
+def picture(path: Path, size: tuple[int, int] = (30, 20)) -> Path:
+    Image.linear_gradient("L").resize(size).convert("RGB").save(path)
     return path
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tiff", "gif"])
-def test_common_formats(tmp_path: Path, suffix: str) -> None:
-    pixels = read_image(picture(tmp_path / f"a.{suffix}", colour=(200, 30, 90)))
-    assert pixels.shape == (20, 30, 3)
-    assert pixels.dtype == np.uint8
-    assert np.abs(pixels.astype(int) - [200, 30, 90]).max() <= 40
+def part() -> trimesh.Trimesh:
+    """40 x 20 x 10 about (30, 30, 35)."""
+    box = trimesh.creation.box((40.0, 20.0, 10.0))
+    box.apply_translation([30.0, 30.0, 35.0])
+    return box
 
 
-def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
-    clear = read_image(picture(tmp_path / "a.png", "RGBA", colour=(10, 20, 30, 0)))
-    assert (clear == 255).all()
-    half = read_image(picture(tmp_path / "b.png", "LA", colour=(0, 128)))
-    assert np.abs(half.astype(int) - 127).max() <= 1
-    palette = Image.new("P", (4, 4), 1)
-    palette.putpalette([0, 0, 0, 255, 0, 0])
-    palette.save(tmp_path / "c.png", transparency=1)
-    assert (read_image(tmp_path / "c.png") == 255).all()
-
-
-def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
-    values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    Image.fromarray(values).save(tmp_path / "a.png")
-    assert np.abs(read_image(tmp_path / "a.png")[..., 0].astype(int) - values // 257).max() <= 1
-
-
-def test_a_photo_is_turned_as_its_exif_says(tmp_path: Path) -> None:
-    upright = Image.new("RGB", (40, 20), "white")
-    upright.paste("black", (0, 0, 20, 20))  # left half black
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
-    upright.save(tmp_path / "a.png", exif=exif)
-    pixels = read_image(tmp_path / "a.png")
-    assert pixels.shape == (40, 20, 3)
-    assert pixels[0, 0, 0] == 0
-    assert pixels[-1, 0, 0] == 255
-
-
-def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("this is not a picture")
-    (tmp_path / "empty.png").write_bytes(b"")
-    whole = picture(tmp_path / "whole.png", size=(400, 300), colour=(1, 2, 3)).read_bytes()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)).save(tmp_path / "noise.jpg")
-    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "cut.jpg").write_bytes((tmp_path / "noise.jpg").read_bytes()[:1500])
-    codes = {"text.png": "E405", "empty.png": "E421", "cut.png": "E440", "cut.jpg": "E440", "absent.png": "E405"}
-    for name, code in codes.items():
-        error = refused(code, read_image, tmp_path / name)
-        assert name in error.message
-        assert error.remedy
-    refused("E420", read_image, tmp_path)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-def test_broken_bytes_are_a_picture_or_refused(tmp_path: Path, data: st.DataObject) -> None:
-    suffix = data.draw(st.sampled_from(["png", "jpg", "gif", "bmp", "tiff", "webp"]))
-    whole = bytearray(picture(tmp_path / f"whole.{suffix}", size=(9, 7), colour=(9, 99, 199)).read_bytes())
-    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), max_size=6)):
-        whole[place] = value
-    path = tmp_path / f"broken.{suffix}"
-    path.write_bytes(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
-    try:
-        assert read_image(path).shape[2] == 3
-    except CadmllmError as error:
-        if error.code not in ("E405", "E421", "E440", "E444"):
-            raise
-
-
-def test_a_decompression_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    for side in (20_000, 12_000):  # beyond Pillow's limit, and beyond ours alone
-        header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-        data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-        (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
-        assert "pixels" in refused("E444", read_image, tmp_path / "bomb.png").message
-
-
-def test_a_strip_is_refused(tmp_path: Path) -> None:
-    assert "2000 x 3" in refused("E405", read_image, picture(tmp_path / "a.png", size=(2000, 3))).message
+def back(shown: Shown) -> np.ndarray:
+    (cloud,) = shown.sample.clouds
+    return cloud.transform.invert(cloud.points.astype(np.float64))
 
 
 def test_nothing_given() -> None:
     for text in (None, "", "  \n"):
-        refused("E703", sample_of, text, [], None, point_count=64, seed=0)
+        assert "cadmllm infer" in refused("E703", text).remedy
+    assert read("a cube", None, None).sample.combination == "text"
 
 
 def test_text_and_pictures_become_a_sample(tmp_path: Path) -> None:
-    sample = sample_of(" a plate ", [picture(tmp_path / "a.png")] * 2, None, point_count=64, seed=0)
+    path = picture(tmp_path / "a.png")
+    shown = read(" a plate ", [path, str(path)])
+    sample = shown.sample
     assert (sample.combination, sample.caption, len(sample.images), sample.clouds) == ("text+image", "a plate", 2, ())
     assert sample.target is None
-    assert sample_of("a plate", [], None, point_count=64, seed=0).combination == "text"
-    assert sample_of(None, [tmp_path / "a.png"], None, point_count=64, seed=0).caption == BARE_REQUEST
+    assert read(None, [path]).sample.caption == BARE_REQUEST
+    record = shown.described[0]
+    assert record["kind"] == "image"
+    assert record["file"].endswith("a.png")
+    assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert record["pixels"] == [30, 20]
 
 
-def test_too_much_is_refused(tmp_path: Path) -> None:
-    refused("E408", sample_of, "x" * 50_001, [], None, point_count=64, seed=0)
-    refused("E405", sample_of, "x", [tmp_path / "a.png"] * (MOST_IMAGES + 1), None, point_count=64, seed=0)
+def test_everything_together(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", BOX)
+    shown = read("a box", [picture(tmp_path / "a.png")], [tmp_path / "a.npy"], name="7")
+    assert shown.sample.combination == "text+point_cloud+image"
+    assert shown.sample.id == "7"
+    assert [record["kind"] for record in shown.described] == ["image", "point cloud"]
+    assert shown.described[1]["points"] == 5000
+    assert [note for note in shown.notes if "no normals" in note]
+
+
+def test_long_or_odd_text_is_refused() -> None:
+    assert "50000" in refused("E408", "x" * 50_000).message
+    assert "int" in refused("E408", 7).message
 
 
 @given(st.text(max_size=300))
 @settings(max_examples=100, deadline=None)
 def test_any_text_is_taken_or_refused(text: str) -> None:
     try:
-        sample = sample_of(text, [], None, point_count=64, seed=0)
+        sample = read(text).sample
     except CadmllmError as error:
         if error.code not in ("E703", "E408"):
             raise
@@ -144,37 +99,177 @@ def test_any_text_is_taken_or_refused(text: str) -> None:
         sample.caption.encode()
 
 
-def test_a_mesh_is_no_point_cloud(tmp_path: Path) -> None:
-    assert "mesh" in refused("E404", read_cloud, tmp_path / "a.STL", 64, 0).message
-
-
 def test_a_cloud_comes_with_the_way_back(tmp_path: Path) -> None:
-    points = np.random.default_rng(1).uniform([10, 20, 30], [50, 40, 40], (5000, 3))
-    np.save(tmp_path / "a.npy", points)
-    sample = sample_of("x", [], tmp_path / "a.npy", point_count=128, seed=0)
-    (cloud,) = sample.clouds
-    assert sample.combination == "text+point_cloud"
+    np.save(tmp_path / "a.npy", BOX)
+    shown = read("x", (), [tmp_path / "a.npy"], point_count=128)
+    (cloud,) = shown.sample.clouds
     assert cloud.points.shape == cloud.normals.shape == (128, 3)
     assert np.abs(cloud.points).max() <= 1.0 + 1e-5
-    back = cloud.transform.invert(cloud.points.astype(np.float64))
-    distance = np.linalg.norm(back[:, None] - points[None], axis=-1).min(axis=1)
-    assert distance.max() < 1e-3
+    assert np.linalg.norm(back(shown)[:, None] - BOX[None], axis=-1).min(axis=1).max() < 1e-3
 
 
-def test_a_point_file_of_the_wrong_shape(tmp_path: Path) -> None:
-    np.save(tmp_path / "flat.npy", np.zeros(30))
-    np.save(tmp_path / "wide.npy", np.zeros((30, 5)))
-    (tmp_path / "text.npy").write_text("no")
-    for name, code in (("flat.npy", "E430"), ("wide.npy", "E430"), ("text.npy", "E404"), ("absent.npy", "E404")):
-        assert name in refused(code, read_cloud, tmp_path / name, 64, 0).message
+def test_another_draw_needs_no_second_reading(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", BOX)
+    shown = read("x", (), [tmp_path / "a.npy"])
+    again = read("x", (), [tmp_path / "a.npy"], point_count=99, seed=3)
+    (tmp_path / "a.npy").unlink()
+    drawn = shown.drawn(99, 3)
+    assert (drawn.sample.clouds[0].points == again.sample.clouds[0].points).all()
+    assert drawn.described == shown.described
+    assert shown.drawn(64, 0) is shown
+    assert read("x").drawn(99, 3).sample.clouds == ()
+
+
+@pytest.mark.parametrize(("units", "millimetres"), [("mm", 1.0), ("cm", 10.0), ("m", 1000.0), ("in", 25.4), ("ft", 304.8)])
+def test_units_lead_to_millimetres(tmp_path: Path, units: str, millimetres: float) -> None:
+    np.save(tmp_path / "a.npy", BOX)
+    part().export(tmp_path / "a.stl")
+    for given_ in (tmp_path / "a.npy", BOX, tmp_path / "a.stl", part()):
+        points = back(read(None, (), [given_], units=units, point_count=4000))
+        assert points.min(axis=0) == pytest.approx(np.array([10, 20, 30]) * millimetres, abs=0.2 * millimetres)
+        assert points.max(axis=0) == pytest.approx(np.array([50, 40, 40]) * millimetres, abs=0.2 * millimetres)
+
+
+def test_what_says_its_own_unit_is_believed(tmp_path: Path) -> None:
+    trimesh.Scene(part()).export(tmp_path / "a.glb")
+    shown = read(None, (), [tmp_path / "a.glb"], units="in", point_count=4000)
+    points = back(shown)  # metres, +Y up: y is up, z comes from -z
+    assert points.max(axis=0) == pytest.approx(np.array([50, -30, 40]) * 1000.0, rel=0.01)
+    assert shown.described[0]["unit"] == "meter"
+    assert "metres" in shown.notes[0]
+    inches = part()
+    inches.units = "inches"
+    assert np.ptp(back(read(None, (), [inches], point_count=4000)), axis=0).max() == pytest.approx(1016.0, rel=0.01)
+    frame = {"center": np.array([30.0, 30.0, 35.0]), "scale": 0.05}
+    np.savez(tmp_path / "own.npz", points=(BOX - frame["center"]) * 0.05, normals=np.tile([0.0, 0.0, 1.0], (5000, 1)), **frame)
+    shown = read(None, (), [tmp_path / "own.npz"], units="in")
+    assert "not applied" in shown.notes[0]
+    assert np.ptp(back(shown), axis=0).max() <= 40.0
+    refused("E705", None, (), [BOX], units="furlong")
+
+
+def test_a_mesh_gives_points_with_the_normals_of_its_triangles() -> None:
+    shown = read(None, (), [part()], point_count=2000)
+    (cloud,) = shown.sample.clouds
+    assert cloud.transform.center == pytest.approx((30.0, 30.0, 35.0))
+    assert cloud.transform.scale == 0.05  # of the box itself, not of the points
+    lengths = np.abs(cloud.normals).max(axis=1)
+    assert (lengths == 1.0).all()
+    outside = back(shown) + cloud.normals
+    assert (np.abs(outside - [30, 30, 35]) > np.array([20, 10, 5]) + 0.5).any(axis=1).all()
+    again = read(None, (), [part()], point_count=2000)
+    assert (again.sample.clouds[0].points == cloud.points).all()
+    ours = Mesh(part().vertices, part().faces.astype(np.int32), np.zeros(12, np.int32), np.zeros(12, np.int32))
+    assert (read(None, (), ours, point_count=2000).sample.clouds[0].points == cloud.points).all()
+    assert shown.described[0]["triangles"] == 12
+    assert "file" not in shown.described[0]
+
+
+def test_several_scans_are_one_cloud(tmp_path: Path) -> None:
+    left, right = BOX[BOX[:, 0] < 30], BOX[BOX[:, 0] >= 30]
+    np.save(tmp_path / "left.npy", left)
+    shown = read(None, (), [tmp_path / "left.npy", right], point_count=4000)
+    assert len(shown.sample.clouds) == 1
+    assert np.ptp(back(shown), axis=0) == pytest.approx([40, 20, 10], abs=0.2)
+    assert "2 point clouds" in shown.notes[-1]
+    assert [record["points"] for record in shown.described] == [len(left), len(right)]
+    with_normals = np.hstack([right, np.tile([0.0, 0.0, 1.0], (len(right), 1))])
+    assert "no normals" in read(None, (), [left, with_normals]).notes[-1]
+    moved = part()
+    moved.apply_translation([100.0, 0.0, 0.0])
+    assert np.ptp(back(read(None, (), [part(), moved], point_count=4000)), axis=0) == pytest.approx([140, 20, 10], abs=0.2)
+    refused("E404", None, (), [BOX] * (MOST_CLOUDS + 1))
+
+
+def test_cleaning_says_what_it_left_out() -> None:
+    random = np.random.default_rng(0)
+    surface = trimesh.sample.sample_surface(part(), 4000, seed=0)[0]
+    noise = random.uniform([-50, -50, -50], [120, 120, 120], (200, 3))
+    dirty = np.vstack([surface, noise])
+    assert np.ptp(back(read(None, (), [dirty], point_count=4200)), axis=0).max() > 100
+    shown = read(None, (), [dirty], clean=True, point_count=4200)
+    assert np.ptp(back(shown), axis=0).max() < 60
+    assert "are left out" in shown.notes[-1]
+    assert "0 of 4,000" in read(None, (), [surface], clean=True).notes[-1]
+    assert "mesh" in read(None, (), [part()], clean=True).notes[-1]
+    assert not [note for note in read(None, (), [dirty]).notes if "cleaning" in note]
+
+
+def test_values_that_are_no_points() -> None:
+    for value, code in (
+        (np.zeros((30, 5)), "E430"),
+        (np.zeros(30), "E430"),
+        (np.array([["a", "b", "c"]] * 30), "E430"),
+        (np.ones((30, 3), dtype=object), "E430"),
+        (np.full((30, 3), np.nan), "E431"),
+        (np.where(np.arange(5000)[:, None] == 7, np.inf, BOX), "E431"),
+        (BOX[:3], "E432"),
+        (np.ones((30, 3)), "E433"),
+        (np.broadcast_to(np.float32(0.0), (10**9, 3)), "E437"),
+        (Mesh(np.zeros((3, 3)), np.array([[0, 1, 2]]), np.zeros(1), np.zeros(1)), "E438"),
+        (trimesh.Trimesh(np.full((3, 3), np.nan), [[0, 1, 2]], process=False, validate=False), "E438"),
+        (trimesh.Scene(part()), "E430"),
+        ({"points": BOX}, "E430"),
+        (7, "E430"),
+    ):
+        refused(code, None, (), [value])
+    assert "1,000,000,000" in refused("E437", None, (), [np.broadcast_to(np.float32(0.0), (10**9, 3))]).message
+
+
+def test_an_array_is_not_changed() -> None:
+    before = BOX.copy()
+    read(None, (), BOX, units="in", clean=True)
+    assert (before == BOX).all()
+
+
+def test_paths_that_are_none(tmp_path: Path) -> None:
+    for place in ("https://a.b/c.ply", "s3://bucket/c.ply", Path("https://a.b/c.ply"), "file:///etc/c.ply"):
+        assert "curl" in refused("E404", None, (), [place]).remedy
+        refused("E405", None, [place])
+    for place in (r"C:\scans\a.ply", "D:/scans/a.png"):
+        refused("E831", None, (), [place])
+        refused("E831", None, [place])
+    for place in ("absent.ply", "a" * 5000 + ".ply", "a\0.ply", "no ending", "part.step", "scan.las", "a.ply.gz"):
+        refused("E404", None, (), [tmp_path / place])
+    refused("E404", None, (), "")
+    assert ".stl" in refused("E404", None, (), ["part.STEP"]).remedy
+    for place in ("absent.png", "a\0.png", "photo.heic"):
+        refused("E405", None, [tmp_path / place])
+    assert "JPEG" in refused("E405", None, [picture(tmp_path / "a.png").rename(tmp_path / "b.heic.txt"), "c.heic"]).remedy
+
+
+def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ply")  # whoever opens it waits for a writer
+    (tmp_path / "zero.ply").symlink_to("/dev/zero")
+    (tmp_path / "folder.ply").mkdir()
+    for name in ("pipe.ply", "zero.ply", "folder.ply"):
+        error = refused("E420", None, (), [tmp_path / name])
+        assert "data set" not in error.remedy
+        refused("E420", None, [tmp_path / name])
+    refused("E420", None, (), ["/dev/zero"])
+    (tmp_path / "empty.stl").write_bytes(b"")
+    refused("E421", None, (), [tmp_path / "empty.stl"])
+
+
+def test_names_with_odd_characters(tmp_path: Path) -> None:
+    for name in ("a b.npy", "été ✈.npy", "semi;colon$(x).npy", "-rf.npy", "line\nbreak.npy", "red\x1b[31m.npy", b"\xff\xfe.npy"):
+        path = tmp_path / (os.fsdecode(name) if isinstance(name, bytes) else name)
+        np.save(path, BOX)
+        shown = read(None, (), [path])
+        assert all(note.isprintable() for note in shown.notes)
+        assert shown.described[0]["file"].isprintable()
+        path.write_bytes(b"junk")
+        refused("E404", None, (), [path])
 
 
 def test_a_modality_without_an_encoder(tmp_path: Path, fake) -> None:
     model = fake()
-    sample = sample_of("x", [picture(tmp_path / "a.png")], None, point_count=64, seed=0)
+    sample = read("x", [picture(tmp_path / "a.png")]).sample
     check_modalities(sample, model, "somewhere")
     model.images = None
-    error = refused("E701", check_modalities, sample, model, "somewhere")
-    assert "stage 3" in error.message
-    assert "cadmllm train" in error.remedy
-    check_modalities(sample_of("x", [], None, point_count=64, seed=0), model, "somewhere")
+    with pytest.raises(CadmllmError) as caught:
+        check_modalities(sample, model, "somewhere")
+    assert caught.value.code == "E701"
+    assert "stage 3" in caught.value.message
+    assert "cadmllm train" in caught.value.remedy
+    check_modalities(read("x").sample, model, "somewhere")
