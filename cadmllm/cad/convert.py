@@ -244,13 +244,16 @@ def _files(source: Path, out: Path, kinds: tuple[str, ...]) -> Iterator[Path]:
                 yield Path(folder) / name
 
 
-def convert(pairs: list[tuple[Path, Path]], *, workers: int, timeout: float, advance: Callable[[], object]) -> Report:
+def convert(
+    pairs: list[tuple[Path, Path]], *, workers: int, timeout: float, memory: int = 0, advance: Callable[[], object]
+) -> Report:
     """Convert each file of a plan; what fails is reported and leaves nothing behind.
 
     Args:
         pairs: from `plan`.
         workers: kernel processes, started only where solids are wanted.
         timeout: seconds a build may take.
+        memory: MiB it may take; 0: no limit.
         advance: called after each file.
 
     Raises:
@@ -289,7 +292,7 @@ def convert(pairs: list[tuple[Path, Path]], *, workers: int, timeout: float, adv
 
     solids = any(kind_of(target) in BUILT for _, target in pairs)
     try:
-        with Workshop(min(workers, len(pairs)), timeout) if solids else nullcontext() as workshop:
+        with Workshop(min(workers, len(pairs)), timeout, memory=memory) if solids else nullcontext() as workshop:
             for result in workshop.map(jobs()) if workshop else _drain(jobs()):
                 source, target = waiting.popleft()
                 if not result.ok:

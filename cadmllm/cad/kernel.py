@@ -134,20 +134,21 @@ def build_shape(program: Program, tell: Callable[[int], None] = lambda place: No
 def fault(program: Program) -> Place | None:
     """The first place that fails `validate`; None where all is well or the program is empty."""
     for i, extrude in enumerate(program.extrudes):
-        if _passes(extrude):
+        if sound(extrude):
             continue
         profiles = [(sketch, profile) for sketch in extrude.sketches for profile in sketch.profiles]
         for j, (sketch, profile) in enumerate(profiles):
             for k, loop in enumerate((profile.outer, *profile.inner)):
-                if not _passes(replace(extrude, sketches=(Sketch(Plane(), (Profile(loop),)),), extent=_UNIT)):
+                if not sound(replace(extrude, sketches=(Sketch(Plane(), (Profile(loop),)),), extent=_UNIT)):
                     return i, j, k
-            if not _passes(replace(extrude, sketches=(replace(sketch, profiles=(profile,)),), extent=_UNIT)):
+            if not sound(replace(extrude, sketches=(replace(sketch, profiles=(profile,)),), extent=_UNIT)):
                 return (i,)  # its plane
         return (i,)
     return None
 
 
-def _passes(extrude: Extrude) -> bool:
+def sound(extrude: Extrude) -> bool:
+    """Whether an extrude passes `validate`."""
     try:
         validate(Program((extrude,)))
     except CadmllmError:

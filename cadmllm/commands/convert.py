@@ -42,7 +42,9 @@ def convert(
     pairs = room.plan(source, out, _ending(to), _ending(only))
     kernel = settings.kernel
     with console.progress(len(pairs), "converting") as bar:
-        report = room.convert(pairs, workers=workers or kernel.workers, timeout=kernel.timeout, advance=bar.advance)
+        report = room.convert(
+            pairs, workers=workers or kernel.workers, timeout=kernel.timeout, memory=kernel.memory, advance=bar.advance
+        )
     for note in report.notes:
         console.note(note)
     console.json(report.as_dict())

@@ -106,7 +106,9 @@ def audit(settings: Settings, *, stage: int, deep: bool, workers: int, console: 
     dataset = DataSet(data, index)
     report = None
     if deep:
-        report = deep_check(index, workers=workers, timeout=settings.kernel.timeout, console=console)
+        report = deep_check(
+            index, workers=workers, timeout=settings.kernel.timeout, memory=settings.kernel.memory, console=console
+        )
     else:
         forget_outdated(index)
     noted = len(dataset.problems)

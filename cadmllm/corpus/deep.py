@@ -30,6 +30,7 @@ OFF = 1e-3  # of the recorded box's diagonal: a larger difference is no rounding
 EVERY = 1.0  # s between two writes: what an interruption may cost
 SHARE = 8  # programs a worker is handed at once
 PAGE = 1000
+PRELOAD = ("cadmllm.corpus.deep",)
 
 # an outcome is valid for the program and the usable cloud it was made of
 _STAMP = "? || ' ' || p.stamp || ' ' || COALESCE(c.stamp, '-')"
@@ -195,13 +196,14 @@ def forget_outdated(index: Index, limit: float | None = None) -> None:
         db.execute(f"DELETE FROM flaws WHERE kind = ? AND {gone}", (Kind.DEEP,))
 
 
-def deep_check(index: Index, *, workers: int, timeout: float, console: Console) -> DeepReport:
+def deep_check(index: Index, *, workers: int, timeout: float, memory: int = 0, console: Console) -> DeepReport:
     """Build every program that has not been built since it or its cloud changed.
 
     Args:
         index: of the data set, with contents examined.
         workers: kernel processes.
         timeout: s a program may take.
+        memory: MiB it may take; 0: no limit.
         console: for the progress bar.
 
     Raises:
@@ -211,7 +213,7 @@ def deep_check(index: Index, *, workers: int, timeout: float, console: Console) 
     total = index.db.execute(f"SELECT COUNT(*) FROM items p WHERE {_WANTED}").fetchone()[0]
     todo = index.db.execute(f"SELECT COUNT(*) FROM items p WHERE {_WANTED} AND {_UNKNOWN}").fetchone()[0]
     if todo:
-        with Crew[tuple[str, str, Facts]](workers, timeout, share=SHARE, preload=("cadmllm.corpus.deep",)) as crew:
+        with Crew[tuple[str, str, Facts]](workers, timeout, share=SHARE, preload=PRELOAD, memory=memory) as crew:
             _store(index, crew.run(_tasks(index, timeout), ordered=False), todo, console)
     verdicts = "SELECT json_extract(facts, '$.verdict') v, COUNT(*) FROM items WHERE kind = ? GROUP BY v ORDER BY v"
     compared = "SELECT COUNT(*) FROM items WHERE kind = ? AND json_extract(facts, '$.chamfer') IS NOT NULL"
@@ -219,7 +221,9 @@ def deep_check(index: Index, *, workers: int, timeout: float, console: Console) 
     return DeepReport(todo, total - todo, found, index.db.execute(compared, (Kind.DEEP,)).fetchone()[0])
 
 
-def look_at(index: Index, ids: Iterable[str], *, clouds: bool, workers: int, timeout: float) -> Iterator[tuple[str, Facts]]:
+def look_at(
+    index: Index, ids: Iterable[str], *, clouds: bool, workers: int, timeout: float, memory: int = 0
+) -> Iterator[tuple[str, Facts]]:
     """(id, what the kernel found) of some ids, in no order; nothing is kept. Whoever stops asking ends the work.
 
     Args:
@@ -228,13 +232,14 @@ def look_at(index: Index, ids: Iterable[str], *, clouds: bool, workers: int, tim
         clouds: compare them with what was built.
         workers: kernel processes.
         timeout: s a program may take.
+        memory: MiB it may take; 0: no limit.
 
     Raises:
         CadmllmError: E301 without a kernel.
     """
     rows = (row for id_ in ids for row in index.db.execute(f"{_ROWS} WHERE {_WANTED} AND p.id = ?", (RULES, id_)))
     tasks = (_task(row if clouds else (*row[:2], None, *row[3:]), timeout) for row in rows)
-    with Crew[tuple[str, str, Facts]](workers, timeout, preload=("cadmllm.corpus.deep",)) as crew:
+    with Crew[tuple[str, str, Facts]](workers, timeout, preload=PRELOAD, memory=memory) as crew:
         for id_, _, facts in crew.run(tasks, ordered=False):
             yield id_, facts
 

@@ -125,14 +125,16 @@ class Commission:
             aside_file(self.piece.aside, pid).unlink(missing_ok=True)
 
 
-def crew(workers: int, timeout: float, recycle: int = RECYCLE, share: int = SHARE) -> Crew[Outcome]:
+def crew(workers: int, timeout: float, recycle: int = RECYCLE, share: int = SHARE, memory: int = 0) -> Crew[Outcome]:
     """Worker processes of this machine that do pieces."""
-    return Crew(workers, timeout, recycle, share=share, preload=PRELOAD)
+    return Crew(workers, timeout, recycle, share=share, preload=PRELOAD, memory=memory)
 
 
-def local(commissions: Iterable[Commission], workers: int, timeout: float, recycle: int = RECYCLE) -> Generator[Outcome]:
+def local(
+    commissions: Iterable[Commission], workers: int, timeout: float, recycle: int = RECYCLE, memory: int = 0
+) -> Generator[Outcome]:
     """The engine of one machine."""
-    with crew(workers, timeout, recycle) as hands:
+    with crew(workers, timeout, recycle, memory=memory) as hands:
         yield from hands.run(commissions, ordered=False)
 
 
@@ -144,6 +146,7 @@ def prepare(
     *,
     workers: int = 2,
     timeout: float = 30.0,
+    memory: int = 0,
     retry: bool = False,
     own: bool = False,
     engine: Engine | None = None,
@@ -159,6 +162,7 @@ def prepare(
         recipe: what to make.
         workers: processes of the local engine.
         timeout: seconds a program may take, all stages together.
+        memory: MiB it may take; 0: no limit. As `timeout`, the local engine's: another has its own.
         retry: try those again that failed before and have not changed.
         own: files that the manifest does not know are not someone else's: whole products are kept, others are made.
         engine: who does the work; None: `workers` processes here.
@@ -168,7 +172,7 @@ def prepare(
     Raises:
         CadmllmError: E303 when a file cannot be written, E301 without a kernel, E409, E419 and E480 as `Workplace`.
     """
-    work = engine or functools.partial(local, workers=workers, timeout=timeout)
+    work = engine or functools.partial(local, workers=workers, timeout=timeout, memory=memory)
     report = Report(total=len(ids))
     with Workplace(out, warn) as workplace:
         ledger = Ledger(workplace, Shelves(out, own), recipe, report, timeout, retry, told)

@@ -21,13 +21,14 @@ AHEAD = 2  # portions an actor has, so that it never waits for the next
 DEATHS = 3  # of actors in a row, without a portion done between, that end the run
 
 
-def cluster(workers: int | None, timeout: float, note: Callable[[str], None] = lambda text: None) -> Engine:
+def cluster(workers: int | None, timeout: float, note: Callable[[str], None] = lambda text: None, memory: int = 0) -> Engine:
     """The engine that works on Ray: the cluster of RAY_ADDRESS or of this machine, else one that is started here.
 
     Args:
         workers: actors; None: one for each processor of the cluster.
         timeout: seconds a program may take.
         note: told where the work is done.
+        memory: MiB a program may take; 0: no limit.
 
     Raises:
         CadmllmError: E481 when Ray is not installed or its cluster cannot be reached.
@@ -52,14 +53,14 @@ def cluster(workers: int | None, timeout: float, note: Callable[[str], None] = l
     count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     note(f"Ray: {count} actors on {nodes} {'machine' if nodes == 1 else 'machines'}; all must see the same folders")
-    return functools.partial(_run, ray, count=count, timeout=timeout)
+    return functools.partial(_run, ray, count=count, timeout=timeout, memory=memory)
 
 
 class Hand:
     """An actor: a worker process that may be killed, and replaced, without the actor's end."""
 
-    def __init__(self, timeout: float) -> None:
-        self.crew = crew(1, timeout)
+    def __init__(self, timeout: float, memory: int) -> None:
+        self.crew = crew(1, timeout, memory=memory)
 
     def run(self, pieces: list[Piece]) -> list[Outcome] | CadmllmError:
         """Do a portion. An error is returned, not raised: Ray would wrap it."""
@@ -69,10 +70,10 @@ class Hand:
             return error
 
 
-def _run(ray: Any, commissions: Iterable[Commission], count: int, timeout: float) -> Generator[Outcome]:
+def _run(ray: Any, commissions: Iterable[Commission], count: int, timeout: float, memory: int) -> Generator[Outcome]:
     """Do the pieces with `count` actors; outcomes in the order of their end."""
     make = ray.remote(num_cpus=1)(Hand).remote
-    idle = deque([make(timeout) for _ in range(count)] * AHEAD)
+    idle = deque([make(timeout, memory) for _ in range(count)] * AHEAD)
     hands = set(idle)
     source = iter(commissions)
     again: deque[list[Piece]] = deque()
@@ -100,7 +101,7 @@ def _run(ray: Any, commissions: Iterable[Commission], count: int, timeout: float
                         remedy = "look at the cluster (ray status); the same command goes on from here"
                         raise CadmllmError("E481", f"{deaths} Ray actors died in a row: {error}", remedy) from error
                     hands.discard(hand)
-                    hands.add(fresh := make(timeout))
+                    hands.add(fresh := make(timeout, memory))
                     idle = deque([other for other in idle if other is not hand] + [fresh] * AHEAD)
                 continue
             deaths = 0

@@ -47,7 +47,7 @@ FLAWS, CAPTIONS = 6, 4  # shown at most
 SIDES = {"train": BLUE, "val": AMBER, "test": AMBER, "not used": MUTED}
 
 
-def write_sheets(dataset: DataSet, ids: Sequence[str], out: Path, timeout: float) -> Iterator[dict[str, Any]]:
+def write_sheets(dataset: DataSet, ids: Sequence[str], out: Path, timeout: float, memory: int = 0) -> Iterator[dict[str, Any]]:
     """Write a sheet per id and yield `Exhibit.as_dict` with the key 'sheet', the file's path.
 
     Args:
@@ -55,6 +55,7 @@ def write_sheets(dataset: DataSet, ids: Sequence[str], out: Path, timeout: float
         ids: of the data set.
         out: a .png file for one id, else a folder that gets '0000_ID.png'; it is made.
         timeout: seconds that a program may take to build.
+        memory: MiB that it may take; 0: no limit.
 
     Raises:
         CadmllmError: E303 when a file cannot be written.
@@ -67,7 +68,7 @@ def write_sheets(dataset: DataSet, ids: Sequence[str], out: Path, timeout: float
         raise CadmllmError(
             "E303", f"cannot make {folder}: {error.strerror}", "give a folder that can be written: --out DIR"
         ) from error
-    with Workshop(1, timeout) as workshop:
+    with Workshop(1, timeout, memory=memory) as workshop:
         for id_ in ids:
             exhibit = gather(dataset, id_, workshop)
             path = out if single else out / f"{id_.replace('/', '_')}.png"

@@ -106,7 +106,7 @@ def _built(situation: Situation, dataset: DataSet, chosen: list[str], found: Gat
     built = 0
     try:
         clouds, ids = Kind.CLOUD in needed_kinds(situation), _within(SECONDS, chosen)
-        for _, facts in look_at(dataset.index, ids, clouds=clouds, workers=kernel.workers, timeout=timeout):
+        for _, facts in look_at(dataset.index, ids, clouds=clouds, workers=kernel.workers, timeout=timeout, memory=kernel.memory):
             built += 1
             for flaw in facts.flaws:
                 found.add(flaw.code, flaw.level, flaw.path, flaw.message)

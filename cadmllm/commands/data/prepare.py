@@ -55,7 +55,7 @@ def prepare(
     if engine is EngineName.ray:
         from cadmllm.corpus.ray_engine import cluster
 
-        hands = cluster(workers, settings.kernel.timeout, console.note)
+        hands = cluster(workers, settings.kernel.timeout, console.note, settings.kernel.memory)
     ids, problems = program_ids(root, every)
     for problem in problems:
         console.warn(problem.message)
@@ -70,6 +70,7 @@ def prepare(
                 recipe,
                 workers=workers or settings.kernel.workers,
                 timeout=settings.kernel.timeout,
+                memory=settings.kernel.memory,
                 retry=retry,
                 engine=hands,
                 told=pace,

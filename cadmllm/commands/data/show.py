@@ -41,7 +41,7 @@ def show(
             "E105", f"{len(wanted)} ids do not fit into one file", "give a folder: --out DIR", exit_code=Exit.USAGE
         )
     sheets = []
-    for sheet in write_sheets(dataset, wanted, out, settings.kernel.timeout):
+    for sheet in write_sheets(dataset, wanted, out, settings.kernel.timeout, settings.kernel.memory):
         sheets.append(sheet)
         flaws = ", ".join(dict.fromkeys(flaw["code"] for flaw in sheet["flaws"]))
         console.print(f"{sheet['sheet']}: {sheet['id']}, {sheet['side']}{', ' + flaws if flaws else ''}")
