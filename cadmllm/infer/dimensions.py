@@ -197,7 +197,7 @@ class _Reader:
             if sayer.start < item.start:  # 'length 40 mm width 20 mm': the second word belongs to the next number
                 behind = list(takewhile(lambda word: word.text not in _KINDS and word.text not in _SIDED, behind))
         nouns = [word.text for word in behind if (word.text not in _KINDS or word.text in _SIDED) and word.text not in _EMPTY]
-        if nouns:
+        if nouns and not self._is_apart(place, behind):
             self.fresh = self.fresh or self.owner == "hole" or (self.aside and self.named)
             self.aside = False
             for noun in nouns:

@@ -1,4 +1,4 @@
-"""Does a part have the outline that pictures show? They come without cameras: training's views and those along the axes are tried.
+"""Does a part have the outline that pictures show? Without their cameras: training's views and those along the axes are tried.
 
 A silhouette is cropped to its box and brought to one square, its proportions kept, so that neither distance nor place matter.
 Two of them agree by intersection over union of their pixels. Each picture takes one view, no two the same one (the assignment
