@@ -15,6 +15,7 @@ from cadmllm.corpus.pointfiles import columns_of
 from cadmllm.corpus.polygons import triangles
 
 STL_HEADER = 84  # bytes, the count of triangles being the last four
+_TAIL = 1 << 16  # bytes at the end of a text that must hold its last mark
 _TRIANGLE = np.dtype([("normal", "<f4", (3,)), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 
@@ -48,15 +49,16 @@ def _stl_binary(raw: bytes) -> np.ndarray:
 def _stl_text(raw: bytes) -> np.ndarray:
     at_most_text(len(raw))
     at_most_triangles(raw.count(b"\n") // 7)
+    tail = raw[-_TAIL:].lower()
+    if tail.rfind(b"endsolid") <= tail.rfind(b"endfacet"):
+        raise EOFError(f"it ends within a solid, after {len(raw):,} bytes")
     numbers = array("d")
-    ended = False
     for line in _lines(raw):
         words = line.split()
         if words and words[0].lower() == b"vertex":
             _three(words, numbers)
-        ended = ended or bool(words) and words[0].lower() in (b"endsolid", b"end")
-    if not ended or len(numbers) % 9:
-        raise EOFError(f"it ends within a solid, after {len(numbers) // 9:,} triangles")
+    if len(numbers) % 9:
+        raise ValueError(f"it has {len(numbers) // 3:,} corners, which are no triangles")
     return np.array(numbers).reshape(-1, 3)
 
 

@@ -120,6 +120,9 @@ def _text(raw: bytes, header: Header, wanted: tuple[str, ...]) -> list[np.ndarra
     places = [int(starts[header.names.index(name)]) for name in wanted]
     if not header.points:
         return [np.zeros(0) for _ in places]
+    there = raw.count(b"\n", header.begin) + (not raw.endswith(b"\n"))
+    if there < header.points:  # the last of them may be half a row
+        raise EOFError(f"it ends after {there:,} of {header.points:,} points")
     lines = (line.decode("latin-1") for line in io.BytesIO(raw[header.begin :]) if line.strip())
     table = np.loadtxt(lines, dtype=np.float64, comments=None, usecols=places, ndmin=2, max_rows=header.points)
     if len(table) < header.points:

@@ -51,6 +51,9 @@ def read_text(raw: bytes) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...
         raise ValueError("it is no text of one byte a letter (a binary file, or UTF-16)")
     layout = _layout(raw)
     at_most_points(layout.claimed or 0)
+    last = raw[-LONGEST_LINE:].rpartition(b"\n")[2]
+    if last.strip() and not last.lstrip().startswith(_REMARKS) and _width(last, layout) < layout.columns:
+        raise EOFError(f"its last line has {_width(last, layout)} of {layout.columns} columns")
     wanted, normals_at = _wanted(layout)
     table = _table(raw, layout, wanted)
     if layout.claimed is not None and len(table) != layout.claimed:
@@ -92,10 +95,18 @@ def _layout(raw: bytes) -> _Layout:
 def _row(skipped: int, claimed: int | None, names: list[bytes], bare: bytes) -> _Layout:
     """The layout by the first row."""
     separator, comma = _separation(bare)
-    words = (bare.replace(b",", b".") if comma else bare).split(separator.encode() if separator else None)
+    layout = _Layout(skipped, claimed, names, separator, comma, 0)
+    layout.columns = _width(bare, layout)
+    layout.names = names if len(names) == layout.columns else []
+    return layout
+
+
+def _width(line: bytes, layout: _Layout) -> int:
+    """Columns of a row; a mark at its end opens none."""
+    words = (line.replace(b",", b".") if layout.comma else line).split(layout.separator.encode() if layout.separator else None)
     while words and not words[-1].strip():
         words.pop()
-    return _Layout(skipped, claimed, names if len(names) == len(words) else [], separator, comma, len(words))
+    return len(words)
 
 
 def _separation(bare: bytes) -> tuple[str | None, bool]:

@@ -21,8 +21,8 @@ from cadmllm.infer.inputs import MOST_CLOUDS, Shown, check_modalities, read_inpu
 BOX = np.random.default_rng(1).uniform([10, 20, 30], [50, 40, 40], (5000, 3))
 
 
-def read(text=None, images=(), clouds=(), **more) -> Shown:
-    return read_inputs(text, images, clouds, **{"point_count": 64, "seed": 0, **more})
+def read(text=None, images=(), clouds=(), *, point_count: int = 64, seed: int = 0, **more) -> Shown:
+    return read_inputs(text, images, clouds, point_count=point_count, seed=seed, **more)
 
 
 def refused(code: str, *args, **more) -> CadmllmError:
@@ -140,8 +140,8 @@ def test_what_says_its_own_unit_is_believed(tmp_path: Path) -> None:
     inches = part()
     inches.units = "inches"
     assert np.ptp(back(read(None, (), [inches], point_count=4000)), axis=0).max() == pytest.approx(1016.0, rel=0.01)
-    frame = {"center": np.array([30.0, 30.0, 35.0]), "scale": 0.05}
-    np.savez(tmp_path / "own.npz", points=(BOX - frame["center"]) * 0.05, normals=np.tile([0.0, 0.0, 1.0], (5000, 1)), **frame)
+    center, up = np.array([30.0, 30.0, 35.0]), np.tile([0.0, 0.0, 1.0], (5000, 1))
+    np.savez(tmp_path / "own.npz", points=(BOX - center) * 0.05, normals=up, center=center, scale=np.array(0.05))
     shown = read(None, (), [tmp_path / "own.npz"], units="in")
     assert "not applied" in shown.notes[0]
     assert np.ptp(back(shown), axis=0).max() <= 40.0
