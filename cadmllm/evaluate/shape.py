@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cadmllm.cad.convert import kind_of, read_program
-from cadmllm.cad.kernel import BuildFailure, Job, Verdict, build, load_kernel, tessellate
+from cadmllm.cad.kernel import BuildFailure, Verdict, build_shape, load_kernel, tessellate
 from cadmllm.errors import CadmllmError
 from cadmllm.evaluate.pairing import Pair, Pairing, pairing, pairs
 
@@ -79,7 +79,7 @@ def read_shape(path: str | Path) -> Shape:
     Raises:
         CadmllmError: E301 (the kernel cannot be loaded).
     """
-    path = Path(path)
+    path = path if isinstance(path, Path) else Path(path)
     ending, kind = kind_of(path), kind_by_name(path)
     try:
         if kind == "program":
@@ -110,8 +110,10 @@ def read_usable(path: str | Path) -> Shape:
 
 def build_program(program: Program, source: str = "") -> Shape:
     """A program as a shape. Raises `CadmllmError` E301 (the kernel cannot be loaded)."""
-    result = build(Job(program, mesh=True))
-    return Shape(result.verdict, result.reason, result.mesh, program, source)
+    try:
+        return Shape(Verdict.OK, mesh=tessellate(build_shape(program)), program=program, source=source)
+    except BuildFailure as failure:
+        return Shape(failure.verdict, failure.reason, program=program, source=source)
 
 
 def _check_size(path: Path) -> None:
