@@ -154,7 +154,7 @@ class Plot:
         title, note: of the panel; the note names what is measured in what.
         across: steps, from 0 or the first one to the last.
         up: values.
-        stages: (step before its first, name) of each, marked by a line.
+        stages: (step before its first, name) of each, marked by a line; empty: there are none.
     """
 
     def __init__(
@@ -263,7 +263,7 @@ class Plot:
             x = plot.left + float(self.across.place(np.array([tick]))[0]) * plot.width
             paper.pen.line((x, plot.bottom, x, plot.bottom + 4), EDGE)
             paper.text(x, plot.bottom + 5, self.across.label(tick), TINY, MUTED, align="center")
-        for (place, name), (after, _) in zip(self._stages, [*self._stages[1:], (1.0, "")], strict=True):
+        for (place, name), (after, _) in zip(self._stages, [*self._stages[1:], (1.0, "")], strict=False):
             if (after - place) * plot.width > Lettering(TINY).width(name) + 10:
                 paper.text(plot.left + place * plot.width + 6, plot.top - 17, name, TINY, MUTED)
         self._write_legend(beside)

@@ -32,7 +32,7 @@ from cadmllm.evaluate.summary import IOU_ALL
 
 HEAD, SECTION, HEIGHT, ROW = 78, 40, 270, 34  # px: above the rows, of a title, of a chart, of a bar
 COLOURS = (BLUE, GREEN, ORANGE, VIOLET)
-PERCENT = Scale(0.0, 100.0, False, (0.0, 20.0, 40.0, 60.0, 80.0, 100.0))
+SHARE = Scale(0.0, 104.0, False, (0.0, 20.0, 40.0, 60.0, 80.0, 100.0))  # room for a dot at 100
 AIR = 0.25  # levels of room at both ends of an axis
 WHOLE = {"noise": "Noise on points", "points": "Fewer points", "views": "Views dropped", "modalities": "Modalities dropped"}
 WHOLE |= {"missing half": "Missing parts: one side cut away", "missing ball": "Missing parts: a ball cut away"}
@@ -104,7 +104,7 @@ def _chart(
     if not len(found):
         paper.empty(paper.panel(box, title, note), "nothing was measured", "no answer is a valid solid")
         return
-    up = PERCENT if scale == 100.0 else linear(0.0, float(found.max()) * 1.02)
+    up = SHARE if key == "valid" or found.max() > 80.0 and scale == 100.0 else linear(0.0, float(found.max()) * 1.02)
     plot = Plot(paper, box, title, note, levels([level["label"] for level in curves[0]["levels"]]), up, [])
     for (_, mean, low, high), colour in zip(lines, COLOURS, strict=False):
         plot.band(np.arange(len(mean)), low, high, colour)

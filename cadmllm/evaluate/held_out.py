@@ -17,6 +17,7 @@ from cadmllm.corpus.prompt import BARE_REQUEST
 from cadmllm.corpus.sample import join_modalities, load_sample
 from cadmllm.errors import CadmllmError
 from cadmllm.evaluate.ledger import Key
+from cadmllm.evaluate.summary import SHOWN
 from cadmllm.infer.inputs import Shown
 from cadmllm.infer.request import Request
 from cadmllm.settings import COMBINATIONS
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from cadmllm.models.fusion import CadMLLM
     from cadmllm.settings import EvalSettings, Settings
 
-BARE = ("point_cloud", "image", "point_cloud+image")  # beside `settings.COMBINATIONS`: shown with `BARE_REQUEST` as the text
 ENCODERS = {"point_cloud": ("point clouds", 2), "image": ("images", 3)}
 
 
@@ -41,7 +41,7 @@ class Case:
 
     Attributes:
         name: the rows' `combination`.
-        shows: modalities, of `COMBINATIONS` or `BARE`.
+        shows: modalities, one of `summary.SHOWN`; without 'text' the prompt is `BARE_REQUEST`.
         ids: of the data set, sorted.
         views: images shown; None: as many as the model was trained with.
         cloud: reads the cloud of an id with so many points, in place of the data set's own.
@@ -157,18 +157,17 @@ def combinations_of(text: str) -> list[str]:
     """
     if text.strip().lower() == "all":
         return []
-    known = (*COMBINATIONS, *BARE)
     found = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         name = join_modalities(word.strip() for word in part.split("+"))
-        if name not in known or name.count("+") != part.count("+"):
+        if name not in SHOWN or name.count("+") != part.count("+"):
             raise CadmllmError(
-                "E102", f"eval.modalities: there is no combination {part!r}", f"one or several of: {', '.join(known)}; or: all"
+                "E102", f"eval.modalities: there is no combination {part!r}", f"one or several of: {', '.join(SHOWN)}; or: all"
             )
         found.append(name)
     if not found:
         raise CadmllmError("E102", "eval.modalities names no combination", "write --modalities all")
-    return [name for name in known if name in found]
+    return [name for name in SHOWN if name in found]
 
 
 def able(model: CadMLLM) -> set[str]:

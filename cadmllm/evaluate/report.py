@@ -17,7 +17,7 @@ from cadmllm.cad.files import write_whole
 from cadmllm.console import jsonable
 from cadmllm.evaluate.metrics import METRICS, Metric
 from cadmllm.evaluate.pair import FLOOR
-from cadmllm.evaluate.summary import IOU_ALL, REASONS
+from cadmllm.evaluate.summary import IOU_ALL, REASONS, place_of
 
 REPORT, CSV, PAGE, PICTURE = FILES = ("report.json", "rows.csv", "report.md", "sheet.png")
 LIBRARIES = ("torch", "transformers", "peft", "numpy", "scipy", "trimesh", "manifold3d", "cadquery-ocp-novtk")
@@ -66,7 +66,7 @@ def csv_of(rows: Iterable[Mapping[str, Any]], more: Sequence[str] = ()) -> str:
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(columns)
-    for row in sorted(rows, key=lambda row: (str(row["combination"]).count("+"), str(row["combination"]), str(row["id"]))):
+    for row in sorted(rows, key=lambda row: (place_of(str(row["combination"])), str(row["id"]))):
         if row["combination"] != FLOOR:
             writer.writerow(["" if row.get(name) is None else row[name] for name in columns])
     return out.getvalue()

@@ -15,13 +15,12 @@ from cadmllm.corpus.layout import open_dataset
 from cadmllm.errors import CadmllmError
 from cadmllm.evaluate import ladder
 from cadmllm.evaluate.finish import Evaluation, settle
-from cadmllm.evaluate.held_out import BARE, Case, LeftOut, able, choose_side, combinations_of, shown_by
+from cadmllm.evaluate.held_out import Case, LeftOut, able, choose_side, combinations_of, shown_by
 from cadmllm.evaluate.ledger import Ledger
 from cadmllm.evaluate.report import versions, write_json
 from cadmllm.evaluate.run import fill, identity_of, sources_of
 from cadmllm.evaluate.spoil import Spoilt
-from cadmllm.evaluate.summary import Bootstrap, group
-from cadmllm.settings import COMBINATIONS
+from cadmllm.evaluate.summary import SHOWN, Bootstrap, group
 
 if TYPE_CHECKING:
     from cadmllm.console import Console
@@ -133,8 +132,8 @@ def _of_views(shows: str, ids: tuple[str, ...], cad: CadModel) -> list[Curve]:
 
 def _of_modalities(dataset: DataSet, ids: Sequence[str], have: set[str], most: int) -> list[Curve]:
     """Everything the model knows, and every part of it, on ids that have all."""
-    names = [name for name in (*reversed(COMBINATIONS), *reversed(BARE)) if set(name.split("+")) <= have]
-    richest = next((name for name in COMBINATIONS[::-1] if set(name.split("+")) <= have), "text")
+    names = sorted((name for name in SHOWN if set(name.split("+")) <= have), key=lambda name: -name.count("+"))
+    richest = names[0]
     found, _ = shown_by(dataset, ids, richest, most)
     if len(names) < 2 or not found:
         return []

@@ -13,9 +13,12 @@ import numpy as np
 
 from cadmllm.cad.kernel import Verdict
 from cadmllm.evaluate.metrics import METRICS
+from cadmllm.settings import COMBINATIONS
 
 Row = Mapping[str, Any]  # id, combination, verdict, reason, extrudes and the keys of `METRICS`; None where there is no value
 
+BARE = ("point_cloud", "image", "point_cloud+image")  # beside `settings.COMBINATIONS`: shown without a text of the part
+SHOWN = (*COMBINATIONS, *BARE)
 REASONS = tuple(verdict for verdict in Verdict if verdict is not Verdict.OK)
 IOU_ALL = "iou_all"  # IoU with 0 for an answer that is no solid: what cannot be raised by failing on what is hard
 EXTRUDES = ("1", "2", "3", "4", "5", "6+")
@@ -42,7 +45,7 @@ def summarise(rows: Sequence[Row], floor: Sequence[Row] = (), *, resamples: int 
         {"count", "mean", "median", "mean_95": [low, high], "median_95"}}}; metrics are raw (`metrics.Metric.scale` is for
         showing), and `iou_all` is one of them. A metric that no row has is not there.
     """
-    names = sorted({str(row["combination"]) for row in rows}, key=lambda name: (name.count("+"), name))
+    names = sorted({str(row["combination"]) for row in rows}, key=place_of)
     of = {name: [row for row in rows if row["combination"] == name] for name in names}
     of_all = {"all": list(rows), **of}
     draws = Bootstrap(resamples, seed)
@@ -52,6 +55,11 @@ def summarise(rows: Sequence[Row], floor: Sequence[Row] = (), *, resamples: int 
         "by_extrudes": {name: _by_extrudes(part, draws, name) for name, part in of_all.items()},
         "floor": group(floor, draws, "floor") if floor else None,
     }
+
+
+def place_of(combination: str) -> tuple[int, str]:
+    """Sorts combinations as the table of settings does; others behind them, by name."""
+    return SHOWN.index(combination) if combination in SHOWN else len(SHOWN), combination
 
 
 def _by_extrudes(rows: Sequence[Row], draws: Bootstrap, name: str) -> dict[str, Any]:
