@@ -90,14 +90,14 @@ def soups(draw, reach: int = 3) -> tuple[np.ndarray, np.ndarray]:
     return np.array(vertices, np.float64), np.array(draw(st.lists(face, min_size=1, max_size=7)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(soups())
 def test_as_in_exact_arithmetic(soup) -> None:
     assert self_intersecting(*soup).tolist() == exact(*soup)
 
 
 @pytest.mark.parametrize("hub", [2, 3])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(soups())
 def test_within_fans_directions_are_compared(hub, soup) -> None:
     """Fans are looked at in their own way from 24 faces on; here from two or three."""
@@ -122,7 +122,7 @@ def test_a_fan_of_a_thousand_faces_is_not_half_a_million_pairs() -> None:
     assert sum(seen) < 20 * count
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(soups(reach=2), st.integers(0, 2**32 - 1))
 def test_as_in_exact_arithmetic_when_turned_and_rounded_to_float32(soup, seed) -> None:
     """A turn makes what was in one plane nearly so: what float32 then says is decided as fractions decide it."""
@@ -217,6 +217,6 @@ def test_blocks_do_not_change_the_answer(seed) -> None:
 
 @example((np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], float), np.array([[0, 1, 2], [0, 1, 2], [0, 1, 3]])))
 @given(soups(reach=1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_as_in_exact_arithmetic_on_one_cell(soup) -> None:
     assert self_intersecting(*soup).tolist() == exact(*soup)

@@ -48,7 +48,7 @@ def numbers(most: int) -> st.SearchStrategy[list[tuple[int, int, int]]]:
     return st.lists(face, max_size=25)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(numbers(6))
 def test_whatever_comes_in_a_manifold_comes_out(drawn) -> None:
     faces = np.array(drawn, np.int64).reshape(-1, 3)
@@ -61,7 +61,7 @@ def test_whatever_comes_in_a_manifold_comes_out(drawn) -> None:
     assert sorted(set(soup.faces.ravel())) == list(range(len(soup.origin)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.booleans(), min_size=12, max_size=12), st.permutations(range(12)))
 def test_a_closed_solid_is_oriented_alike_whatever_its_faces_were(turned, order) -> None:
     faces = CUBE.copy()
