@@ -11,7 +11,7 @@ from cadmllm.cad.convert import kind_of
 from cadmllm.errors import CadmllmError
 
 # the first that is there is read: a program tells most, STEP is exact; .txt comes last, as captions end in it, too
-PREFERRED = ("json", "h5", "step", "stl", "ply", "obj", "glb", "off", "txt")
+PREFERRED = ("json", "h5", "step", "stl", "ply", "obj", "glb", "off", "3mf", "gltf", "txt")
 RECORD = "record.json"  # `cadmllm infer` writes a folder an answer, with this beside `program.json` and `model.step`
 OWN = ("program", "model")
 INSIDE = ("json", "step", "vec")  # folders of a data set in which truths lie

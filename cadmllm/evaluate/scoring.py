@@ -7,7 +7,6 @@ keeps nothing but the row it hands on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,12 +75,9 @@ def score_all(
     Raises:
         CadmllmError: E301 (the kernel cannot be loaded).
     """
-    with ExitStack() as stack:
-        crew = stack.enter_context(_Crew(workers, timeout, memory))
-        second: _Crew | None = None
+    with _Crew(workers, timeout, memory) as crew, _Crew(1, timeout, memory) as second:  # none of them starts before it is needed
         for result in crew.run(_Task(_Work(job, points, seed)) for job in jobs):
             while isinstance(result, _Fallen):
-                second = second or stack.enter_context(_Crew(1, timeout, memory))
                 done = result.next.tries > len(STEPS)  # it falls whatever is left out: nothing more is tried
                 result = result.next.bare() if done else next(second.run([_Task(result.next)]))
             yield result

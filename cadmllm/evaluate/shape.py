@@ -5,7 +5,6 @@ What others wrote is read and built here without a guard: call it in a worker (`
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,12 +24,11 @@ __all__ = ["Pair", "Pairing", "Shape", "build_program", "of_triangles", "pairing
 
 PROGRAMS = ("json", "h5", "txt")
 SOLIDS = ("step",)
-MESHES = ("stl", "ply", "obj", "glb", "off")
-LARGEST_FILE = 256 * 2**20  # bytes of a mesh or STEP file
+MESHES = ("stl", "ply", "obj", "glb", "off", "3mf", "gltf")
+LARGEST_FILE = 256 * 2**20  # bytes
 FARTHEST = 1e30  # mm: squares of what is larger leave the range of numbers
-METRE = 1000.0  # mm
 Kind = Literal["program", "solid", "mesh", "none"]
-REMEDY = "give a file with a part: .step .stl .obj .ply .glb .off, or a program: .json .h5 .txt"
+REMEDY = "give a file with a part: .step .stl .obj .ply .glb .off .3mf, or a program: .json .h5 .txt"
 
 
 @dataclass(slots=True)
@@ -71,10 +69,11 @@ class Shape:
 
 
 def read_shape(path: str | Path) -> Shape:
-    """The shape in a file; what is wrong with it is its verdict. Only that file is opened: no materials, no textures.
+    """The shape in a file; what is wrong with it is its verdict. Nothing beside that file is opened.
 
     Programs (.json DeepCAD / Omni-CAD, .h5 DeepCAD, .txt token text) are built by the kernel; .step and .stp are read and
-    triangulated by it; .stl .ply .obj .off are taken as millimetres, .glb as metres with +Y up, as `cad.mesh` writes it.
+    triangulated by it; .stl .ply .obj .off are taken as millimetres, .glb as metres with +Y up (as `cad.mesh` writes it), .3mf
+    in the unit that it names.
 
     Raises:
         CadmllmError: E301 (the kernel cannot be loaded).
@@ -86,7 +85,6 @@ def read_shape(path: str | Path) -> Shape:
             return build_program(read_program(path)[0], str(path))
         if kind == "mesh" and ending not in MESHES:
             raise CadmllmError("E712", f"'{path.suffix}' is no format of a shape", REMEDY)
-        _check_size(path)
         return _read_step(path) if kind == "solid" else _read_mesh(path, ending)
     except CadmllmError as error:
         if error.code == "E301":
@@ -128,6 +126,7 @@ def _check_size(path: Path) -> None:
 
 
 def _read_step(path: Path) -> Shape:
+    _check_size(path)
     load_kernel()
     from cadmllm.cad.occt.given import solid_in
 
@@ -137,28 +136,18 @@ def _read_step(path: Path) -> Shape:
         return Shape(failure.verdict, failure.reason, source=str(path), kind="solid")
 
 
-def _read_mesh(path: Path, kind: str) -> Shape:
-    import numpy as np
-    import trimesh
+def _read_mesh(path: Path, ending: str) -> Shape:
+    """Readers of ours, which open nothing else and believe no header."""
+    from cadmllm.corpus import gltf, meshfiles, threemf
+    from cadmllm.corpus.rawfile import read_raw
 
-    raw = io.BytesIO(path.read_bytes())  # without a name, so that nothing beside it can be looked for
+    readers = {"stl": meshfiles.read_stl, "ply": meshfiles.read_ply, "obj": meshfiles.read_obj, "off": meshfiles.read_off}
+    readers |= {"glb": gltf.read_gltf, "gltf": gltf.read_gltf, "3mf": lambda raw: threemf.read_3mf(raw)[:2]}
+    raw = read_raw(path, LARGEST_FILE, "E201", REMEDY)
     try:
-        scene = trimesh.load_scene(raw, file_type=kind, process=False, skip_materials=True)
-        parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh)]
-    except Exception as error:  # other people's bytes in a dozen parsers, which raise whatever comes to them
-        return Shape(Verdict.PARSE, f"no readable .{kind}: {type(error).__name__}: {error}", source=str(path), kind="mesh")
-    if not sum(len(part.faces) for part in parts):
-        if kind == "stl" and not raw.getvalue().lstrip().startswith(b"solid"):  # binary, and taken for text as it does not add up
-            return Shape(
-                Verdict.PARSE, f"no readable .stl: {len(raw.getvalue()):,} bytes are cut short", source=str(path), kind="mesh"
-            )
-        return Shape(Verdict.EMPTY, "no triangles in the file", source=str(path), kind="mesh")
-    bases = np.cumsum([0, *(len(part.vertices) for part in parts)])
-    vertices = np.concatenate([np.asarray(part.vertices, np.float64) for part in parts])
-    faces = np.concatenate([np.asarray(part.faces) + base for part, base in zip(parts, bases, strict=False)])
-    if kind == "glb":
-        x, y, z = vertices.T * METRE
-        vertices = np.column_stack([x, -z, y])
+        vertices, faces = readers[ending](raw)
+    except (EOFError, ValueError, OverflowError) as error:  # what the readers say of bytes that are not in order
+        return Shape(Verdict.PARSE, f"no readable .{ending}: {str(error)[:200]}", source=str(path), kind="mesh")
     return of_triangles(vertices, faces, str(path))
 
 

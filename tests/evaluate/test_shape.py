@@ -74,7 +74,7 @@ TRIANGLE = "v 0 0 0\nv 1 0 0\nv {} 1 0\nf 1 2 3\n"
 @pytest.mark.parametrize(
     ("name", "content", "verdict", "what"),
     [
-        ("a.stl", b"solid nothing\nendsolid nothing\n", Verdict.EMPTY, "no triangles"),
+        ("a.stl", b"ply\n", Verdict.PARSE, "readable"),
         ("a.stl", b"", Verdict.PARSE, "empty"),
         ("a.stl", b"\0" * 80 + (10**9).to_bytes(4, "little") + b"\1" * 50, Verdict.PARSE, "readable"),
         ("a.ply", b"ply\nformat ascii 1.0\n", Verdict.PARSE, "readable"),
@@ -103,7 +103,7 @@ def test_what_is_no_shape(tmp_path, name, content, verdict, what):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    assert "cannot read" in read_shape(tmp_path / "gone.stl").reason
+    assert "No such file" in read_shape(tmp_path / "gone.stl").reason
     (tmp_path / "folder.stl").mkdir()
     assert read_shape(tmp_path / "folder.stl").verdict is Verdict.PARSE
 
