@@ -218,3 +218,10 @@ def test_with_weights_in_four_bits(settings) -> None:
     chosen.dtype = "bfloat16"
     model = build_model(chosen, 1).eval()
     torch.testing.assert_close(steps(model, None), steps(model, DynamicCache(config=model.llm.config)), rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_says_how_far_its_positions_go(settings) -> None:
+    model = build_model(settings(), 1)
+    assert model.positions == 512
+    del model.llm.config.max_position_embeddings
+    assert model.positions == 0
