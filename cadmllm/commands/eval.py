@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cadmllm.commands.eval_mesh import mesh
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
     """Add the group; by itself it evaluates."""
     group = typer.Typer(invoke_without_command=True)
     group.callback()(evaluate)
+    group.command("mesh")(mesh)
     group.command("robustness")(robustness)
     app.add_typer(group, name="eval")
 
