@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from cadmllm.cad.program import Program
 from cadmllm.cad.tokens import encode, to_text
 from cadmllm.corpus import order
@@ -273,7 +271,7 @@ def answers(
         done: rows that are there.
         settings: resolved.
         left: counts what cannot be read.
-        console: told when memory runs out.
+        console: told what is left out.
 
     Raises:
         CadmllmError: what concerns all answers: E102, E704.
@@ -302,7 +300,9 @@ def _answer_group(
             console.warn(f"{id_} ({case.name}) is left out: {error.code} {error.message}")
             continue
         requests.append(Request(id_, sample.caption, shown=Shown(sample, [], [])))
-    for request, truth, part in zip(requests, truths, _parts(cad, requests, settings, console), strict=True):
+    # one attempt: how often a model fails at the first go is what is measured
+    parts = cad.answer(requests, attempts=1) if requests else []
+    for request, truth, part in zip(requests, truths, parts, strict=True):
         if isinstance(part, CadmllmError):
             left.note(case.name, part.code)
             console.warn(f"{request.name} ({case.name}) is left out: {part.code} {part.message}")
@@ -310,25 +310,15 @@ def _answer_group(
             yield Asked(case.name, request.name, part, truth)
 
 
-def _parts(cad: CadModel, requests: Sequence[Request], settings: Settings, console: Console) -> list[Part | CadmllmError]:
-    """An answer a request. `attempts` is 1: how often a model fails at the first go is what is measured."""
-    size = settings.infer.batch_size
-    while True:
-        try:
-            return list(cad.answer(requests, attempts=1, batch_size=size)) if requests else []
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise
-            size //= 2
-            torch.cuda.empty_cache()
-            console.note(f"out of memory for {2 * size} answers side by side: {size}")
-
-
 def _spelled(part: Part) -> str | None:
-    """The answer as token text: as it was written, or, where it was mended, what came of that; None where it spells nothing."""
+    """The answer as token text: as it was written, or, where it was mended or brought to size, what came of that.
+
+    None where it spells no program. (A cloud's frame is left out of it: what is compared is normalised.)
+    """
+    changed = part.record["repairs"] or (part.altered and part.record["frame"] == "centred")
     try:
-        if part.program is not None and part.record["repairs"]:
-            return to_text(list(encode(part.program).tokens))
-        return part.text if part.program is not None else None
+        if part.program is None:
+            return None
+        return to_text(list(encode(part.program).tokens)) if changed else part.text
     except CadmllmError:
         return None
