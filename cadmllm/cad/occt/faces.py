@@ -186,7 +186,8 @@ def _cells(profile: Profile, plane: Plane, height: float, frame: gp_Pln, edges: 
         raise BuildFailure(Verdict.BUILD, f"{named(where)}: the kernel could not divide the sketch into regions", where)
     kept = [face for face, at, share in _divided(splitter.Shape(), profile, plane) if _belongs(profile, at, share, where)]
     if not kept:
-        raise BuildFailure(Verdict.EMPTY, f"{named(where)}: the holes leave nothing of it", where)
+        why = "the holes leave nothing of it" if profile.inner else "it encloses no area"
+        raise BuildFailure(Verdict.EMPTY, f"{named(where)}: {why}", where)
     return kept
 
 
