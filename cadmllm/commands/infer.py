@@ -30,7 +30,11 @@ def infer(
         typer.Option("--pc", help="points or a mesh (.npz .npy .ply .xyz .pcd .stl .obj ...); again for more scans in one frame"),
     ] = None,
     size: Annotated[str | None, typer.Option("--size", help="bring the result to this size: 40x20x10mm")] = None,
-) -> None:
+    batch: Annotated[
+        Path | None, typer.Option("--batch", help="many requests, a JSON object a line; the same command again goes on")
+    ] = None,
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="a prompt line; the model stays loaded")] = False,
+) -> int | None:
     """Generate a CAD model: program.json .txt .py, model.step .stl .glb .png and record.json in OUT.
 
     Further options: --checkpoint D (default: the newest finished stage of run.dir, else the bundled tiny base), --out DIR,
@@ -38,6 +42,8 @@ def infer(
     --units mm|cm|m|in|ft (of what is given and of STEP and STL), --clean (outliers of a cloud), --no-grammar, --batch-size N.
     """
     shared: Shared = ctx.obj
+    if batch is not None or interactive:
+        return _many(shared, batch, interactive, prompt, image or [], pc or [], size)
     settings, console = shared.settings(), shared.console
     from cadmllm.infer.answer import check_out, no_solid
     from cadmllm.infer.lengths import parse_size
@@ -56,6 +62,31 @@ def infer(
         console.note(f"note: {note}")
     console.json(record)
     _say(console, record, settings.infer.out)
+    return None
+
+
+def _many(
+    shared: Shared,
+    batch: Path | None,
+    interactive: bool,
+    prompt: str | None,
+    images: list[Path],
+    points: list[Path],
+    size: str | None,
+) -> int | None:
+    """A batch or a session. Raises `CadmllmError` E105 where options do not go together."""
+    from cadmllm.commands import _batch, _dialogue
+    from cadmllm.errors import CadmllmError, Exit
+
+    given = {"--prompt": prompt, "--image": images, "--pc": points, "--size": size, "--interactive": interactive}
+    if batch is None:
+        _dialogue.session(shared, prompt, images, points, size)
+        return None
+    for name, value in given.items():
+        if value:
+            remedy = "write what a part is made from into its line of the batch file" if name != "--interactive" else "name one"
+            raise CadmllmError("E105", f"--batch does not go with {name}", remedy, exit_code=Exit.USAGE)
+    return _batch.batch(shared, batch)
 
 
 def _loaded(shared: Shared) -> CadModel:
@@ -66,8 +97,10 @@ def _loaded(shared: Shared) -> CadModel:
 
 def _answer(cad: CadModel, request: Request, console: Console, out: Path) -> dict[str, Any]:
     from cadmllm.errors import CadmllmError
+    from cadmllm.infer.stream import watching
 
-    (part,) = cad.answer([request])
+    with watching(console, cad.settings.infer.candidates) as watch:
+        (part,) = cad.answer([request], watch)
     if isinstance(part, CadmllmError):
         raise part
     part.save(out)
@@ -75,6 +108,12 @@ def _answer(cad: CadModel, request: Request, console: Console, out: Path) -> dic
 
 
 def _say(console: Console, record: dict[str, Any], out: Path) -> None:
+    for label, text in [*summary(record), ("files", f"{out}: {', '.join(record['files'])}")]:
+        console.print(f"{label:<11}{text}")
+
+
+def summary(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a person wants to know of a solid: (label, text) each."""
     size = " x ".join(f"{side:.1f}" if side >= 1.0 else f"{side:.3g}" for side in record["size_mm"])
     seconds = record["generate_seconds"] + record["build_seconds"]
     count = len(record["candidates"])
@@ -86,11 +125,8 @@ def _say(console: Console, record: dict[str, Any], out: Path) -> None:
         ("verdict", f"{record['verdict']} ({record['tokens']} tokens, {seconds:.1f} s)"),
         ("chosen", f"of {count} candidates by {record['chosen']['by']}" if count > 1 else ""),
         *(("repaired", step) for step in record["repairs"]),
-        ("files", f"{out}: {', '.join(record['files'])}"),
     ]
-    for label, text in lines:
-        if text:
-            console.print(f"{label:<11}{text}")
+    return [(label, text) for label, text in lines if text]
 
 
 def count_words(counts: dict[str, int]) -> str:

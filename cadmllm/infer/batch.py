@@ -102,7 +102,7 @@ def run_batch(cad: CadModel, file: Path | BatchFile, out: Path, console: Console
     batch = file if isinstance(file, BatchFile) else check_batch(Path(file), cad.settings.infer.units)
     report = BatchReport(batch.path, out, out / RESULTS, batch.count)
     if batch.commented:
-        console.note(f"{batch.path}: {batch.commented} lines begin with '#' and are left out")
+        console.note(f"{batch.path}: lines that begin with '#' and are left out: {batch.commented}")
     with Results(out / RESULTS) as results:
         states = _states(cad, batch, out, results, report, console)
         _say_before(states, results, batch, console)
@@ -172,14 +172,14 @@ def _say_before(states: bytearray, results: Results, batch: BatchFile, console: 
     if results.torn:
         console.note(f"{results.path}: the last record was half-written and is made anew")
     if results.unread:
-        console.warn(f"{results.path}: {results.unread} lines were no records and are left out")
+        console.warn(f"{results.path}: lines that were no records and are left out: {results.unread}")
     if counts[State.DONE]:
         console.note(f"{counts[State.DONE]} of {batch.count} are done already")
     for state, why in _WHY.items():
         if counts[state]:
             console.note(f"{counts[state]} {why}")
     if len(results) and (others := len(results) - sum(line.id in results for line in batch)):
-        console.note(f"{others} records of ids that {batch.path.name} does not have stay at the end of {results.path.name}")
+        console.note(f"{results.path.name} keeps records of ids that {batch.path.name} does not have, at its end: {others}")
 
 
 def _tally(report: BatchReport) -> str:
@@ -251,7 +251,7 @@ class _Run:
         for line, answer in zip(group, answers, strict=True):
             if line.id not in wanted:
                 continue
-            row = {"id": line.id, "request": line.given}
+            row: dict[str, Any] = {"id": line.id, "request": line.given}
             if isinstance(answer, CadmllmError):
                 row[ERROR] = answer.as_dict()
                 self._say_error(line, answer)

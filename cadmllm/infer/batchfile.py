@@ -21,6 +21,7 @@ from cadmllm.corpus.prompt import clean_caption
 from cadmllm.corpus.rawfile import other_encoding
 from cadmllm.errors import CadmllmError
 from cadmllm.infer.inputs import MOST_CLOUDS
+from cadmllm.infer.lengths import parse_size
 from cadmllm.infer.pictures import MOST_IMAGES
 from cadmllm.infer.request import Request
 from cadmllm.places import local_path
@@ -36,6 +37,7 @@ _MEANT = {
     "name": "id",
 }
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+_NAME_ANOTHER = "name a file with a JSON object a line: --batch FILE.jsonl"
 _LARGEST_SEED = 2**63 - 1
 
 
@@ -177,7 +179,7 @@ def _look_at_head(path: Path, file: BinaryIO) -> None:
     if kind := other_encoding(head):
         raise _unreadable(path, f"is {kind}, not UTF-8", f"iconv -f {kind.split()[0]} -t UTF-8 {path} > utf8.jsonl")
     if b"\0" in head:
-        raise _unreadable(path, "is a binary file, not JSON Lines", "name a file with a JSON object a line: --batch FILE.jsonl")
+        raise _unreadable(path, "is a binary file, not JSON Lines", _NAME_ANOTHER)
     first = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if first.startswith(b"["):
         raise _unreadable(path, "is a JSON list, not a JSON object a line", f"jq -c '.[]' {path} > parts.jsonl")
@@ -245,8 +247,6 @@ def _request(found: dict[str, Any], number: int, folder: Path, units: str) -> Li
         if len(files) > most:
             raise _Bad(f"{key} names {len(files)} files, more than {most}")
     if size is not None:
-        from cadmllm.infer.dimensions import parse_size
-
         parse_size(size, units)
     seed = given.get("seed")
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= _LARGEST_SEED):

@@ -202,7 +202,7 @@ def test_what_has_changed_is_answered_anew_and_said(tmp_path: Path) -> None:
     report, said = run(cad, write(file, *lines))
     assert "2 have changed since" in said
     assert "1 lack files" in said
-    assert "1 records of ids that b.jsonl does not have stay" in said
+    assert "records of ids that b.jsonl does not have, at its end: 1" in said
     assert cad.groups == [["p0", "p1", "new"], ["p4"]]
     assert [row["id"] for row in rows(tmp_path / "out")] == ["p0", "p1", "new", "p2", "p4", "p5", "p3"]
     assert rows(tmp_path / "out")[1]["prompt"] == "another"
@@ -261,7 +261,7 @@ def test_records_that_others_changed_are_answered_anew(file: Path, tmp_path: Pat
     path.write_text(path.read_text().replace('"verdict"', '"judgement"', 2) + "nonsense\n")
     report, said = run(FakeModel(), file)
     assert report.answered == 2
-    assert "1 lines were no records" in said
+    assert "were no records and are left out: 1" in said
     assert report.verdicts == {Verdict.OK.value: 8}
 
 
