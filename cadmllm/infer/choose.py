@@ -9,19 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cadmllm.cad.frame import Transform
 from cadmllm.cad.kernel import BuildResult, Verdict
 from cadmllm.cad.program import Program
 from cadmllm.cad.tokens import parse
 from cadmllm.infer.agreement import agreement as dimensions_agreement
-from cadmllm.infer.closeness import CloudDistance
+from cadmllm.infer.closeness import Closeness, CloudDistance
 from cadmllm.infer.dimensions import Dimension
-from cadmllm.infer.silhouette import Silhouette, silhouette_of
+from cadmllm.infer.silhouette import Silhouette, part_silhouettes, silhouette_of
 from cadmllm.infer.silhouette import agreement as views_agreement
 
 if TYPE_CHECKING:
+    from cadmllm.cad.mesh import Mesh
     from cadmllm.corpus.types import Sample
     from cadmllm.infer.generate import Answer
 
@@ -59,14 +58,16 @@ class Choice:
         place: index into the candidates.
         by: the criterion that decided: 'point cloud', 'views', 'dimensions', 'likelihood'; 'only one' where one valid program is
             there (however often), 'none is valid' where there is none: then the likeliest that came furthest is named.
-        scores: a candidate each: verdict, chamfer (mean squared distances in the cloud's normalised frame, both ways),
-            silhouette and dimensions (0..1, 1 is best), log_likelihood_per_token, seed, temperature, chosen; None where a
-            criterion does not apply.
+        scores: a candidate each: verdict; distance (`closeness`, by which clouds rank) and chamfer (mean squared distances, both
+            ways), in the cloud's normalised frame; silhouette and dimensions (0..1, 1 is best); log_likelihood_per_token, seed,
+            temperature, chosen. None where a criterion does not apply.
+        notes: pictures that could not be compared, and why.
     """
 
     place: int
     by: str
     scores: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
 
 
 def choose(
@@ -82,88 +83,118 @@ def choose(
     """
     if not candidates:
         raise ValueError("no candidate to choose from")
-    measures = _measures(sample, dimensions, centred)
-    found: dict[str, list[float | None]] = {name: [None] * len(candidates) for name in (CLOUD, VIEWS, DIMENSIONS)}
+    criteria, notes = _criteria(sample, dimensions, centred)
     first: dict[Program, int] = {}
     for k, candidate in enumerate(candidates):
         if candidate.result.ok and candidate.program is not None:
-            same = first.setdefault(candidate.program, k)
-            for name, (measure, _) in measures.items():
-                found[name][k] = measure(candidate) if same == k else found[name][same]
+            first.setdefault(candidate.program, k)
     left = sorted(first.values())
-    by = NONE if not left else ONLY
-    if not left:
-        left = _furthest(candidates)
-    else:
-        for name, (_, alike) in measures.items():
-            values = found[name]
-            best = min(left, key=lambda k: (-_rank(name, values[k]), k))  # noqa: B023
-            kept = [k for k in left if alike(values[best], values[k])]
-            by, left = (name, kept) if len(kept) < len(left) else (by, left)
-        by = LIKELIHOOD if len(left) > 1 else by
-    # of equal programs the likeliest was drawn as often as the others: they are one
-    place = max(left, key=lambda k: (_likelihood(candidates[k]), -k))
-    scores = [
-        {
-            "verdict": candidate.result.verdict.value,
-            "chamfer": found[CLOUD][k],
-            "silhouette": found[VIEWS][k],
-            "dimensions": found[DIMENSIONS][k],
-            "log_likelihood_per_token": _likelihood(candidate),
-            "seed": candidate.seed,
-            "temperature": candidate.temperature,
-            "chosen": k == place,
-        }
-        for k, candidate in enumerate(candidates)
-    ]
-    return Choice(place, by, scores)
+    by = ONLY if left else NONE
+    for criterion in criteria:
+        for k in first.values():
+            criterion.measure(k, candidates[k])
+        kept = criterion.best(left) if left else left
+        by, left = (criterion.name, kept) if len(kept) < len(left) else (by, left)
+    by = LIKELIHOOD if len(left) > 1 else by
+    place = max(left or _furthest(candidates), key=lambda k: (_likelihood(candidates[k]), -k))
+    scores = []
+    for k, candidate in enumerate(candidates):
+        same = first.get(candidate.program) if candidate.result.ok and candidate.program is not None else None
+        scores.append(
+            {
+                "verdict": candidate.result.verdict.value,
+                **dict.fromkeys(("distance", "chamfer", "silhouette", "dimensions")),
+                **{name: value for criterion in criteria for name, value in criterion.told(same).items()},
+                "log_likelihood_per_token": _likelihood(candidate),
+                "seed": candidate.seed,
+                "temperature": candidate.temperature,
+                "chosen": k == place,
+            }
+        )
+    return Choice(place, by, scores, notes if len(candidates) > 1 else ())
 
 
-Measure = Callable[[Candidate], float | None]
-Alike = Callable[[float | None, float | None], bool]
+class _Criterion:
+    """Values of candidates by their places, and which of them are as good as the best."""
+
+    def __init__(self, name: str, key: str, measure: Callable[[Candidate], float], noise: float) -> None:
+        self.name, self.key, self.noise = name, key, noise
+        self._measure = measure
+        self.values: dict[int, float] = {}
+
+    def measure(self, place: int, candidate: Candidate) -> None:
+        self.values[place] = self._measure(candidate)
+
+    def best(self, places: Sequence[int]) -> list[int]:
+        top = max(self.values[k] for k in places)
+        return [k for k in places if top - self.values[k] <= self.noise]
+
+    def told(self, place: int | None) -> dict[str, float]:
+        return {} if place is None else {self.key: self.values[place]}
 
 
-def _measures(sample: Sample, dimensions: Sequence[Dimension], centred: bool) -> dict[str, tuple[Measure, Alike]]:
-    """What can be measured with what was shown, in the order in which it decides, and when two values are a tie."""
-    measures: dict[str, tuple[Measure, Alike]] = {}
+class _ToClouds:
+    """The same for distances to clouds, where noise is a matter of the candidates."""
+
+    name = CLOUD
+
+    def __init__(self, sample: Sample, centred: bool) -> None:
+        self.centred = centred
+        self.clouds = [(CloudDistance(cloud.points, cloud.normals), cloud.transform) for cloud in sample.clouds]
+        self.values: dict[int, list[Closeness]] = {}
+
+    def measure(self, place: int, candidate: Candidate) -> None:
+        own = own_frame(candidate.answer) if self.centred else None
+        self.values[place] = [cloud.of(_mesh(candidate), own or frame) for cloud, frame in self.clouds]
+
+    def best(self, places: Sequence[int]) -> list[int]:
+        top = min(places, key=lambda k: sum(one.distance for one in self.values[k]))
+        pairs = {k: list(zip(self.values[k], self.values[top], strict=True)) for k in places}
+        return [k for k in places if k == top or not any(one.tells_from(best) for one, best in pairs[k])]
+
+    def told(self, place: int | None) -> dict[str, float]:
+        if place is None:
+            return {}
+        found = self.values[place]
+        mean = 1.0 / len(found)
+        return {"distance": mean * sum(one.distance for one in found), "chamfer": mean * sum(one.chamfer for one in found)}
+
+
+def _criteria(
+    sample: Sample, dimensions: Sequence[Dimension], centred: bool
+) -> tuple[list[_Criterion | _ToClouds], tuple[str, ...]]:
+    """What can be measured with what was shown, in the order in which it decides; and what of it cannot, and why."""
+    criteria: list[_Criterion | _ToClouds] = []
     if sample.clouds:
-        clouds = [CloudDistance(cloud.points) for cloud in sample.clouds]
-        frames = [cloud.transform for cloud in sample.clouds]
-
-        def closeness(candidate: Candidate) -> float:
-            mesh = candidate.result.mesh
-            assert mesh is not None, "a candidate that is OK comes with its mesh"
-            own = own_frame(candidate.answer) if centred else None
-            return float(np.mean([cloud.of(mesh, own or frame) for cloud, frame in zip(clouds, frames, strict=True)]))
-
-        noise = min(cloud.noise for cloud in clouds)
-        measures[CLOUD] = closeness, lambda best, other: _value(other) - _value(best) <= noise
-    shown = [one for one in map(silhouette_of, sample.images) if isinstance(one, Silhouette)]
+        criteria.append(_ToClouds(sample, centred))
+    seen = [silhouette_of(image) for image in sample.images]
+    shown = [one for one in seen if isinstance(one, Silhouette)]
     if shown:
-
-        def outlines(candidate: Candidate) -> float:
-            assert candidate.result.mesh is not None, "a candidate that is OK comes with its mesh"
-            return views_agreement(shown, candidate.result.mesh)
-
-        measures[VIEWS] = outlines, lambda best, other: _value(best) - _value(other) <= SAME_OUTLINE
-    if any(item.kind != "distance" for item in dimensions):
-
-        def lengths(candidate: Candidate) -> float | None:
-            assert candidate.program is not None
-            return dimensions_agreement(dimensions, candidate.program, candidate.result.box)
-
-        measures[DIMENSIONS] = lengths, lambda best, other: _value(best) - _value(other) <= SAME_DIMENSIONS
-    return measures
+        criteria.append(
+            _Criterion(VIEWS, "silhouette", lambda one: views_agreement(shown, part_silhouettes(_mesh(one))), SAME_OUTLINE)
+        )
+    stated = [item for item in dimensions if item.kind != "distance"]
+    if stated:
+        criteria.append(_Criterion(DIMENSIONS, "dimensions", lambda one: _lengths(stated, one), SAME_DIMENSIONS))
+    notes = (f"image {k} is not compared with the candidates: {why}" for k, why in enumerate(seen, 1) if isinstance(why, str))
+    return criteria, tuple(notes)
 
 
-def _value(score: float | None) -> float:
-    assert score is not None
-    return score
+def _outlines(shown: Sequence[Silhouette], candidate: Candidate) -> float:
+    return views_agreement(shown, part_silhouettes(_mesh(candidate)))
 
 
-def _rank(name: str, score: float | None) -> float:
-    """Greater is better."""
-    return -_value(score) if name == CLOUD else _value(score)
+def _lengths(stated: Sequence[Dimension], candidate: Candidate) -> float:
+    assert candidate.program is not None
+    agreed = dimensions_agreement(stated, candidate.program, candidate.result.box)
+    assert agreed is not None
+    return agreed
+
+
+def _mesh(candidate: Candidate) -> Mesh:
+    mesh = candidate.result.mesh
+    assert mesh is not None, "a candidate that is OK comes with its mesh"
+    return mesh
 
 
 def own_frame(answer: Answer) -> Transform:

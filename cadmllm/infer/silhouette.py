@@ -15,13 +15,15 @@ import numpy as np
 from cadmllm.cad.mesh import Mesh
 from cadmllm.cad.render import VIEWS, coverage
 
-SIDE = 96  # pixels of the square that silhouettes are compared in
+SIDE = 128  # pixels of the square that silhouettes are compared in
 READ = 512  # longest side of a picture that is looked at
 BORDER = 0.02  # of the shorter side: the frame that tells the background
 UNIFORM = 0.75  # of the frame is one colour, or there is no background to tell (a part may touch the rest)
 LEAST, MOST = 12.0, 40.0  # grey levels by which the part differs from the background, by how noisy that is
 SPECK = 0.02  # of the largest piece: smaller ones are dust and captions
 LINES = 0.4  # of the filled outline: a picture that is inked less is a line drawing
+FINER = 3  # times the resolution at which edges are placed
+OUTLINED = 1.4  # times as dark as the face behind it is a line
 THIN = 2.0  # pixels that the thinnest part shows
 
 # towards the camera: those of training, and along the axes (from the front, the right, above, and opposite)
@@ -52,19 +54,53 @@ def silhouette_of(picture: np.ndarray) -> Silhouette | str:
     from scipy import ndimage
 
     pixels = _smaller(picture).astype(np.float64)
-    different = _foreground(pixels)
-    if isinstance(different, str):
-        return different
-    pieces, count = ndimage.label(different, np.ones((3, 3)))
+    difference = _difference(pixels)
+    if isinstance(difference, str):
+        return difference
+    pieces, count = ndimage.label(difference > 0.0, np.ones((3, 3)))
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     sizes[0] = 0
     if count == 0 or sizes.max() < 16:
         return "it shows nothing but its background"
-    mask = (sizes >= SPECK * sizes.max())[pieces]
+    difference[sizes[pieces] < SPECK * sizes.max()] = 0.0
+    mask = difference > 0.0
     whole = ndimage.binary_fill_holes(mask)
     assert whole is not None
-    filled = bool(mask.sum() < LINES * whole.sum())
-    return Silhouette(_squared(whole if filled else mask), filled)
+    if mask.sum() < LINES * whole.sum():
+        return Silhouette(_squared(whole), True)
+    return Silhouette(_squared(_sharp(difference)))
+
+
+def _sharp(difference: np.ndarray) -> np.ndarray:
+    """Where the part is, at `FINER` times the resolution: edges half-way up their slope, outlines counted by half their width.
+
+    Args:
+        difference: [H, W] from the background, 0 where there is none.
+    """
+    from scipy import ndimage
+
+    around = ndimage.maximum_filter(difference, 3)
+    bare = ndimage.minimum_filter(difference, 3) <= 0.0  # pixels beside the background: partly covered
+    cover = np.where(bare, difference / np.maximum(around, 1e-9), (difference > 0.0).astype(np.float64))
+    fine = ndimage.zoom(np.pad(cover, 1), FINER, order=1, grid_mode=True, mode="grid-constant") >= 0.5
+    depth = ndimage.distance_transform_edt(fine)
+    sharp = depth > FINER * _outline_width(difference, cover >= 0.5) / 2.0
+    return sharp if sharp.any() else fine
+
+
+def _outline_width(difference: np.ndarray, mask: np.ndarray) -> float:
+    """Pixels that a dark line along the edges of the part is wide; 0.0 where there is none. It is drawn half outside."""
+    from scipy import ndimage
+
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    rings = [difference[(depth > k) & (depth <= k + 1)] for k in range(8)]
+    levels = np.array([np.median(ring) if len(ring) >= 8 else np.nan for ring in rings])
+    inner = np.nanmin(levels)
+    if not levels[:2].max() > OUTLINED * inner:
+        return 0.0
+    excess = (levels - inner) / (np.nanmax(levels[:3]) - inner)
+    stop = next((k for k, value in enumerate(excess) if not value > 0.1), len(excess))
+    return float(excess[:stop].sum())
 
 
 def _smaller(picture: np.ndarray) -> np.ndarray:
@@ -77,8 +113,8 @@ def _smaller(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
-def _foreground(pixels: np.ndarray) -> np.ndarray | str:
-    """Where a picture differs from the colour of its frame, bool [H, W]; or why that cannot be said."""
+def _difference(pixels: np.ndarray) -> np.ndarray | str:
+    """How much a picture differs from the colour of its frame, [H, W], 0 within the noise; or why that cannot be said."""
     height, width = pixels.shape[:2]
     wide = max(1, round(BORDER * min(height, width)))
     frame = np.ones((height, width), bool)
@@ -99,7 +135,8 @@ def _foreground(pixels: np.ndarray) -> np.ndarray | str:
     noise = float(np.sqrt(np.mean((colours[like] - background[like]) ** 2)))
     y, x = np.mgrid[:height, :width]
     ground = np.stack([np.ones((height, width)), x / width, y / height], axis=2) @ plane
-    return np.abs(pixels - ground).max(axis=2) > min(MOST, max(LEAST, 6.0 * noise))
+    different = np.abs(pixels - ground).max(axis=2)
+    return np.where(different > min(MOST, max(LEAST, 6.0 * noise)), different, 0.0)
 
 
 def _squared(mask: np.ndarray) -> np.ndarray:
@@ -139,17 +176,16 @@ def _outline(mesh: Mesh, direction: tuple[int, int, int]) -> np.ndarray:
     return coverage(places[mesh.faces], SIDE)
 
 
-def agreement(shown: Sequence[Silhouette], mesh: Mesh) -> float:
+def agreement(shown: Sequence[Silhouette], views: np.ndarray) -> float:
     """How well a part fits the pictures: the mean of their intersections over union, 0..1.
 
     Args:
         shown: one or more; where there are more of them than views, a view serves again.
-        mesh: of the part, in any frame whose z axis is up.
+        views: of the part, from `part_silhouettes`.
     """
     from scipy.ndimage import binary_fill_holes
     from scipy.optimize import linear_sum_assignment
 
-    views = part_silhouettes(mesh)
     scores = np.empty((len(shown), len(views)))
     whole = None
     for k, one in enumerate(shown):
