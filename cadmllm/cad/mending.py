@@ -13,6 +13,7 @@ from cadmllm.cad.kernel import sound
 from cadmllm.cad.loops import chain, reverse
 from cadmllm.cad.program import (
     CLOSURE,
+    LARGEST,
     Arc,
     Circle,
     Extent,
@@ -48,18 +49,20 @@ def usable(loop: Loop) -> bool:
 def heal(loop: Loop) -> tuple[Loop | None, str]:
     """A loop that fails `validate`, put right: (the loop, what was done), or (None, what is wrong) where nothing can be.
 
-    Curves without length go, arcs without a sweep become lines and those beyond a full turn lose the turns; curves out of order
-    are put in order; an end that misses the next by less than `SMALL` of the loop's size is moved there, a wider gap gets a line.
+    Curves without length or with numbers that cannot be go; arcs without a sweep become lines and those beyond a full turn lose
+    the turns; curves out of order are put in order; an end that misses the next by less than `SMALL` of the loop's size is moved
+    there, a wider gap gets a line.
     """
-    numbers = lengths(loop) + [curve.sweep for curve in loop.curves if isinstance(curve, Arc)]
-    if not all(math.isfinite(value) for value in numbers):
-        return None, "it has numbers that are not finite"
-    circles = [curve for curve in loop.curves if isinstance(curve, Circle)]
-    if circles and len(circles) == len(loop.curves):
+    near = [curve for curve in loop.curves if _near(curve)]
+    if len(near) < min(2, len(loop.curves)):
+        return None, f"it has numbers that are not finite or beyond {LARGEST:.4g} mm"
+    done = [f"{_count(len(loop.curves) - len(near), 'curve')} with an impossible number removed"] * (len(near) < len(loop.curves))
+    circles = [curve for curve in near if isinstance(curve, Circle)]
+    if circles and len(circles) == len(near):
         circle = replace(circles[0], radius=abs(circles[0].radius))
         return _checked(Loop((circle,)), [f"its radius is {circle.radius:.6g} mm"] * (circle.radius > 0.0))
-    done = ["a circle among its curves was removed"] * bool(circles)
-    curves = _with_length([curve for curve in loop.curves if not isinstance(curve, Circle)], done)
+    done += ["a circle among its curves was removed"] * bool(circles)
+    curves = _with_length([curve for curve in near if not isinstance(curve, Circle)], done)
     if len(curves) < 2:
         return None, "it encloses no area"
     try:
@@ -69,6 +72,12 @@ def heal(loop: Loop) -> tuple[Loop | None, str]:
         return _checked(whole, done)
     except CadmllmError:
         return _checked(Loop(tuple(_closed(curves, done))), done)
+
+
+def _near(curve: Line | Arc | Circle) -> bool:
+    """Whether all of a curve's numbers are finite and within reach."""
+    numbers = [*lengths(Loop((curve,))), curve.sweep if isinstance(curve, Arc) else 0.0]
+    return all(math.isfinite(value) and abs(value) <= LARGEST for value in numbers)
 
 
 def lengths(loop: Loop) -> list[float]:

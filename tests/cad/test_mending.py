@@ -70,6 +70,16 @@ def test_curves_without_length_and_arcs_without_a_sweep():
     assert words == "1 curve without length removed, 2 arcs with an impossible sweep put right"
 
 
+@pytest.mark.parametrize("far", [1e9, math.nan, -math.inf])
+def test_a_curve_with_an_impossible_number_gives_way_to_a_line(far: float):
+    a, b, c, d = SQUARE.curves
+    assert isinstance(b, Line)
+    mended, words = heal(Loop((a, Line((far, 0), b.end), c, d)))
+    assert mended is not None
+    assert size(mended) == pytest.approx(100)
+    assert words == "1 curve with an impossible number removed, 1 wide gap closed by a line"
+
+
 def test_circles():
     assert heal(Loop((Circle((1, 2), -3.0),))) == (circle(1, 2, 3.0), "its radius is 3 mm")
     assert heal(Loop((Circle((1, 2), 0.0),)))[0] is None
@@ -85,6 +95,7 @@ def test_circles():
         Loop((Line((0, 0), (1, 0)), Line((1, 0), (0, 0)))),
         parts.polygon((0, 0), (math.nan, 0), (1, 1)),
         parts.polygon((0, 0), (1e9, 0), (1, 1)),
+        circle(0, 0, math.inf),
         Loop((Arc((0, 0), (1, 0), math.inf), Line((1, 0), (0, 0)))),
     ],
 )

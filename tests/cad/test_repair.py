@@ -68,7 +68,7 @@ def test_several_faults_are_mended_in_one_build():
     )
     assert found.builds == 1
     assert found.steps == (
-        "extrude 1 (new), profile 1, hole 1: left out: it has numbers that are not finite",
+        "extrude 1 (new), profile 1, hole 1: left out: it has numbers that are not finite or beyond 1e+07 mm",
         "extrude 1 (new), profile 1, hole 2: its radius is 1 mm",
         "extrude 2 (new): left out: its distance is zero or not a number",
         "extrude 3 (new): the axes of its plane made orthogonal, of length 1",
