@@ -5,7 +5,7 @@ from __future__ import annotations
 LARGEST_FILE = 2**30  # bytes
 LARGEST_TEXT = 2**28  # bytes of a file that is numbers as text: its words take ten times that
 MOST_POINTS = 20_000_000  # their positions and normals take 1 GB while they are read
-MOST_TRIANGLES = 10_000_000
+MOST_TRIANGLES = 5_000_000
 MOST_ENTRIES = 10_000  # files in an archive: a table of contents is read as a whole, and takes 20 times its size
 
 

@@ -17,7 +17,7 @@ from xml.parsers import expat
 import numpy as np
 
 from cadmllm.corpus.arrays import open_archive
-from cadmllm.corpus.limits import LARGEST_FILE, MOST_TRIANGLES, at_most_points, at_most_triangles
+from cadmllm.corpus.limits import LARGEST_TEXT, MOST_TRIANGLES, at_most_points, at_most_triangles
 
 UNITS = {"micron": 0.001, "millimeter": 1.0, "centimeter": 10.0, "inch": 25.4, "foot": 304.8, "meter": 1000.0}
 ROOT = "3D/3dmodel.model"
@@ -112,7 +112,7 @@ class _Model:
     def _content(self, name: str):
         """A file of the archive in pieces."""
         info = self.archive.getinfo(self.names[name])
-        if info.file_size > LARGEST_FILE:
+        if info.file_size > LARGEST_TEXT:
             raise ValueError(f"its {name[:80]} unfolds into {info.file_size:,} bytes")
         try:
             with self.archive.open(info) as file:

@@ -78,8 +78,8 @@ def read_scan(value: object, number: int, units: str, seed: int) -> Scan:
             return _from_file(path, UNITS[units], seed)
         if isinstance(value, np.ndarray):
             return _from_array(value, name, UNITS[units])
-        mesh, notes = meshes.surface_of(value.vertices, value.faces, name)
-        return _from_mesh(mesh, name, notes, described("mesh", None, [value.vertices, value.faces]), seed)
+        surface = meshes.surface_of(value.vertices, value.faces, name)
+        return _from_mesh(surface, name, described("mesh", None, [value.vertices, value.faces]), seed)
 
 
 def merged(scans: Sequence[Scan]) -> tuple[RawCloud, tuple[str, ...]]:
@@ -153,9 +153,9 @@ def _from_file(path: Path, millimetres: float, seed: int) -> Scan:
     raw = read_raw(path, LARGEST_FILE, "E404", _TAKEN)
     if meshes.is_mesh(raw, path):
         surface = meshes.read_surface(raw, path)
-        mesh = surface.mesh if surface.millimetres is not None else _scaled(surface.mesh, millimetres)
+        surface = surface if surface.millimetres is not None else _scaled(surface, millimetres)
         record = described("mesh", path, raw, **({"unit": surface.unit} if surface.unit else {}))
-        return _from_mesh(mesh, str(path), surface.notes, record, seed)
+        return _from_mesh(surface, str(path), record, seed)
     table = pointfiles.table_of(raw, path)
     cloud = checked(table, path)
     notes = [f"{path}: {note}" for note in table.notes]
@@ -183,10 +183,10 @@ def _from_array(value: np.ndarray, name: str, millimetres: float) -> Scan:
     return Scan(replace(cloud, points=cloud.points * millimetres), record, _said(cloud, ()))
 
 
-def _from_mesh(mesh: Mesh, name: str, notes: Sequence[str], record: dict[str, Any], seed: int) -> Scan:
-    cloud, more = meshes.raw_cloud(mesh, name, seed)
-    record = {**record, "triangles": len(mesh.faces), "points": len(cloud.points)}
-    return Scan(cloud, record, tuple(printable(note) for note in (*notes, *more)), mesh=True)
+def _from_mesh(surface: meshes.Surface, name: str, record: dict[str, Any], seed: int) -> Scan:
+    cloud, notes = meshes.raw_cloud(surface, name, seed)
+    record = {**record, "triangles": len(surface.mesh.faces), "points": len(cloud.points)}
+    return Scan(cloud, record, tuple(printable(note) for note in (*surface.notes, *notes)), mesh=True)
 
 
 def _from_trimesh(value: object, name: str, units: str, seed: int) -> Scan:
@@ -197,13 +197,13 @@ def _from_trimesh(value: object, name: str, units: str, seed: int) -> Scan:
         remedy = "give a path, a numpy array [N, 3] or [N, 6], a cadmllm Mesh or a trimesh.Trimesh (a Scene: scene.to_mesh())"
         raise CadmllmError("E430", f"{name} is a {kind}", remedy)
     vertices, faces = np.asarray(value.vertices), np.asarray(value.faces)
-    mesh, notes = meshes.surface_of(vertices, faces, name)
+    surface = meshes.surface_of(vertices, faces, name)
     scale = UNITS[units]
     if value.units is not None:
         scale *= trimesh.units.unit_conversion(value.units, "millimeters") / scale
-        notes = (*notes, f"{name}: its unit is {value.units}, as it says itself")
-    return _from_mesh(_scaled(mesh, scale), name, notes, described("mesh", None, [vertices, faces]), seed)
+        surface = replace(surface, notes=(*surface.notes, f"{name}: its unit is {value.units}, as it says itself"))
+    return _from_mesh(_scaled(surface, scale), name, described("mesh", None, [vertices, faces]), seed)
 
 
-def _scaled(mesh: Mesh, factor: float) -> Mesh:
-    return mesh if factor == 1.0 else replace(mesh, vertices=mesh.vertices * factor)
+def _scaled(surface: meshes.Surface, factor: float) -> meshes.Surface:
+    return replace(surface, mesh=replace(surface.mesh, vertices=surface.mesh.vertices * factor))

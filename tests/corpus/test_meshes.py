@@ -132,11 +132,11 @@ def test_damage_is_read_or_refused(kind: str, data: st.DataObject) -> None:
     except CadmllmError as error:
         assert error.code in ("E422", "E438")
     else:
-        assert np.isfinite(raw_cloud(found.mesh, "a", 0, 64)[0].points).all()
+        assert np.isfinite(raw_cloud(found, "a", 0, 64)[0].points).all()
 
 
 def test_points_of_a_surface_have_the_normals_of_its_triangles() -> None:
-    cloud, notes = raw_cloud(read(exported("stl")).mesh, "a", 0, 3000)
+    cloud, notes = raw_cloud(read(exported("stl")), "a", 0, 3000)
     assert notes == ()
     assert cloud.transform is not None
     assert cloud.transform.center == pytest.approx((30.0, -20.0, 7.0))
@@ -159,11 +159,11 @@ def test_which_side_is_outside() -> None:
     assert "inwards" in found.notes[0]
     mixed = PART.copy()
     mixed.faces[::3] = mixed.faces[::3, ::-1]
-    mesh, notes = surface_of(np.asarray(mixed.vertices), np.asarray(mixed.faces), "a")
-    assert notes == ()
-    cloud, notes = raw_cloud(mesh, "a", 0, 3000)
+    surface = surface_of(np.asarray(mixed.vertices), np.asarray(mixed.faces), "a")
+    assert surface.notes == ()
+    cloud, notes = raw_cloud(surface, "a", 0, 3000)
     assert "opposite ways" in notes[0]
-    true, _ = raw_cloud(read(exported("stl")).mesh, "a", 0, 3000)
+    true, _ = raw_cloud(read(exported("stl")), "a", 0, 3000)
     wrong = np.einsum("ni,ni->n", cloud.normals, true.normals) < 0.0
     assert wrong.mean() < 0.2  # by visibility: walls of the hole are the hard ones
     assert (np.abs(np.einsum("ni,ni->n", cloud.normals, true.normals)) > 0.999).mean() > 0.9
@@ -369,7 +369,7 @@ def test_3mf_that_lies_or_grows() -> None:
 
 def test_archives_that_unfold_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
     text = model(object_of(1, PART) + '<build><item objectid="1"/></build>')
-    monkeypatch.setattr("cadmllm.corpus.threemf.LARGEST_FILE", 1000)
+    monkeypatch.setattr("cadmllm.corpus.threemf.LARGEST_TEXT", 1000)
     assert "unfolds" in refused("E438", threemf(text), "a.3mf")
     monkeypatch.undo()
     monkeypatch.setattr("cadmllm.corpus.arrays.MOST_ENTRIES", 3)
