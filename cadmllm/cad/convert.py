@@ -244,6 +244,14 @@ def _files(source: Path, out: Path, kinds: tuple[str, ...]) -> Iterator[Path]:
                 yield Path(folder) / name
 
 
+def _remedy(result: BuildResult) -> str:
+    if result.verdict is Verdict.TIMEOUT:
+        return "give it more time: --set kernel.timeout=120"
+    if "MiB of memory" in result.reason:
+        return "give it more memory: --set kernel.memory=16384 (0: no limit)"
+    return "correct the program or leave it out"
+
+
 def convert(
     pairs: list[tuple[Path, Path]], *, workers: int, timeout: float, memory: int = 0, advance: Callable[[], object]
 ) -> Report:
@@ -297,7 +305,7 @@ def convert(
                 source, target = waiting.popleft()
                 if not result.ok:
                     message = f"{source}: {result.verdict}: {result.reason}"
-                    fail(source, result.verdict, CadmllmError("E302", message, "correct the program or leave it out"))
+                    fail(source, result.verdict, CadmllmError("E302", message, _remedy(result)))
                     continue
                 if kind_of(target) == "png":
                     _draw(result, target)

@@ -15,8 +15,11 @@ import trimesh
 
 from cadmllm.cad import workshop as room
 from cadmllm.cad.kernel import BuildFailure, Verdict
+from cadmllm.cad.omnicad import write_json
 from cadmllm.cad.program import Operation, Profile, Program
+from cadmllm.cad.workers import Crew
 from cadmllm.cad.workshop import Job, Workshop
+from cadmllm.cli import main
 from cadmllm.errors import CadmllmError
 from tests.cad.parts import BOW, BOX, PLATE, circle, extrude, program, rectangle
 
@@ -253,3 +256,30 @@ def test_a_kernel_that_cannot_be_loaded_is_the_callers_error(tmp_path: Path):
         [sys.executable, str(tmp_path / "go.py")], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120
     )
     assert done.stdout.startswith("E301 sudo apt-get"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("convert", "{root}/json", "{out}", "--to", "step"),
+        ("data", "prepare", "{root}", "--out", "{out}", "--step", "--all"),
+        ("data", "check", "{root}", "--deep"),
+        ("data", "show", "0000/00000000", "--set", "data.root={root}", "--out", "{out}"),
+    ],
+)
+def test_every_command_that_builds_programs_keeps_to_the_settings(tmp_path: Path, monkeypatch, words: tuple[str, ...]):
+    root = tmp_path / "set"
+    (root / "json" / "0000").mkdir(parents=True)
+    (root / "txt").mkdir()
+    write_json(BOX, root / "json" / "0000" / "00000000.json")
+    (root / "txt" / "0000.json").write_text('[{"id": "0000/00000000", "text caption": "a box"}]')
+    asked = []
+
+    def refuse(self, workers, timeout, recycle=200, *, share=1, preload=(), memory=0):
+        asked.append((timeout, memory))
+        raise CadmllmError("E301", "no kernel in this test", "none")
+
+    monkeypatch.setattr(Crew, "__init__", refuse)
+    line = [word.format(root=root, out=tmp_path / "out") for word in words]
+    main([*line, "--set", "kernel.memory=77", "--set", "kernel.timeout=5"])
+    assert asked == [(5.0, 77)]

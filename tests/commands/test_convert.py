@@ -361,3 +361,20 @@ def test_a_place_that_is_no_point_is_refused(part, line):
         room.read_program(target)
     assert caught.value.code in ("E205", "E211")
     assert "a.txt" in caught.value.message
+
+
+def test_what_is_too_slow_or_too_large_is_told_how_to_get_more(part: Path, tmp_path: Path, monkeypatch, capsys):
+    from cadmllm.cad import kernel
+    from cadmllm.cad.workshop import Workshop
+
+    for verdict, reason, remedy in (
+        (kernel.Verdict.TIMEOUT, "not done within 30 s, at extrude 1 of 1", "--set kernel.timeout=120"),
+        (kernel.Verdict.BUILD, "more than 4,096 MiB of memory, at extrude 1 of 1", "--set kernel.memory=16384"),
+    ):
+        monkeypatch.setattr(
+            Workshop, "map", lambda self, jobs, found=(verdict, reason): (kernel.BuildResult(*found) for _ in jobs)
+        )
+        assert run(part, tmp_path / "o.step") == Exit.USER
+        shown = capsys.readouterr().err
+        assert reason in shown
+        assert remedy in shown
