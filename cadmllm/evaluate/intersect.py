@@ -46,13 +46,31 @@ def self_intersecting(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     meets = np.zeros(len(rest), bool)
     hub = _hubs(mesh.faces)
     everything = np.arange(len(rest))
-    _mark(mesh, everything, mesh.corners.min(axis=1), mesh.corners.max(axis=1), hub, meets)
+    _mark(mesh, everything, *_boxes(mesh), hub, meets)
     fans = np.flatnonzero(hub >= 0)
     if len(fans):
         low, high = _directions(mesh, fans, hub[fans])
         _mark(mesh, fans, low, high, np.full(len(fans), -1), meets)
     found[rest] = meets
     return found
+
+
+def _boxes(mesh: _Planes) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [F, 3] around the triangles: along the axes, or along the main directions of the edges where those fit far better.
+
+    The long triangles of a tilted cylinder have boxes that all touch along the axes, and slim ones along the cylinder.
+    """
+    edges = (mesh.corners - np.roll(mesh.corners, 1, axis=1)).reshape(-1, 3)
+    lengths = np.linalg.norm(edges, axis=1, keepdims=True)
+    turn = np.linalg.eigh((edges / lengths).T @ edges)[1]
+    turned = mesh.columns.transpose(2, 0, 1) @ turn
+    slack = 64.0 * U * np.abs(mesh.columns).max()
+    choices = [
+        (mesh.corners.min(axis=1), mesh.corners.max(axis=1)),
+        (turned.min(axis=1) - slack, turned.max(axis=1) + slack),
+    ]
+    areas = [float(np.sum(size * np.roll(size, 1, axis=1))) for size in (high - low for low, high in choices)]
+    return choices[1] if areas[1] < areas[0] / 2.0 else choices[0]
 
 
 def _mark(mesh: _Planes, members: np.ndarray, low: np.ndarray, high: np.ndarray, group: np.ndarray, meets: np.ndarray) -> None:
@@ -144,9 +162,11 @@ def _meet(mesh: _Planes, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b, common, shared, side_a, side_b = (x[near] for x in (a, b, common, shared, side_a, side_b))
     plane = ~side_a.any(axis=1) | ~side_b.any(axis=1)
     hit = np.zeros(len(near), bool)
-    hit[plane] = _meet_in_plane(mesh, a[plane], b[plane], common[plane], shared[plane])
+    if plane.any():
+        hit[plane] = _meet_in_plane(mesh, a[plane], b[plane], common[plane], shared[plane])
     space = ~plane & (shared < 2)
-    hit[space] = _meet_in_space(mesh, a[space], b[space], common[space], side_a[space], side_b[space])
+    if space.any():
+        hit[space] = _meet_in_space(mesh, a[space], b[space], common[space], side_a[space], side_b[space])
     result[left[near]] = hit
     return result
 
@@ -189,22 +209,31 @@ def _meet_in_plane(mesh: _Planes, a: np.ndarray, b: np.ndarray, common: np.ndarr
     hit = shared == 3
     for count, decide in ((0, _overlap), (1, _share_angle), (2, _share_side)):
         some = np.flatnonzero(shared == count)
-        hit[some] = decide(one[some], two[some], common[some])
+        if len(some):
+            hit[some] = decide(one[some], two[some], common[some])
     return hit
 
 
 def _overlap(one: np.ndarray, two: np.ndarray, common: np.ndarray) -> np.ndarray:
     """No edge of either triangle [N, 3, 2] has the other one strictly outside."""
-    return ~(_separated(one, two) | _separated(two, one))
+    left = np.flatnonzero(~_separated(one, two))
+    hit = np.zeros(len(one), bool)
+    hit[left] = ~_separated(two[left], one[left])
+    return hit
 
 
 def _separated(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """Whether an edge of triangle `one` [N, 3, 2] has all points of `two` [N, K, 2] strictly outside."""
     apart = np.zeros(len(one), bool)
+    left = np.arange(len(one))
     turn = _turn(one[:, 0], one[:, 1], one[:, 2])
     for i, j in EDGES:
-        sides = [turn * _turn(one[:, i], one[:, j], two[:, k]) for k in range(two.shape[1])]
-        apart |= np.max(sides, axis=0) < 0
+        begin, end = one[left, i], one[left, j]
+        outside = np.ones(len(left), bool)
+        for k in range(two.shape[1]):
+            outside &= turn[left] * _turn(begin, end, two[left, k]) < 0
+        apart[left[outside]] = True
+        left = left[~outside]
     return apart
 
 
@@ -243,6 +272,8 @@ def _meet_in_space(
     for edge, face, free, side in ((a, b, free_a, side_a), (b, a, free_b, side_b)):
         for i, j in EDGES:
             rows = np.flatnonzero(~hit & free[:, i] & free[:, j] & (side[:, i] * side[:, j] <= 0))
+            if not len(rows):
+                continue
             ends = mesh.corners[edge[rows]]
             hit[rows] = _pierces(mesh, ends[:, i], ends[:, j], face[rows], ~(side[rows, i] | side[rows, j]).astype(bool))
     return hit

@@ -203,6 +203,38 @@ def test_what_is_settled_is_not_looked_at_again(monkeypatch) -> None:
     assert seen < 100_000
 
 
+@settings(max_examples=60, deadline=None)
+@given(soups())
+def test_boxes_along_the_edges_change_nothing(soup) -> None:
+    """They are taken where they fit better; here always."""
+    vertices, faces = soup
+
+    def turned(mesh):
+        reach = 64.0 * intersect.U * np.abs(mesh.columns).max()
+        turn = np.linalg.qr(np.arange(9.0).reshape(3, 3) ** 1.5 + np.eye(3))[0]
+        places = mesh.columns.transpose(2, 0, 1) @ turn
+        return places.min(axis=1) - reach, places.max(axis=1) + reach
+
+    with mock.patch.object(intersect, "_boxes", turned):
+        assert self_intersecting(vertices, faces).tolist() == exact(vertices, faces)
+
+
+def test_a_tilted_cylinder_of_slivers_is_not_every_pair() -> None:
+    count = 500
+    angle = np.arange(count) * 2.0 * np.pi / count
+    ring = np.column_stack([np.cos(angle), np.sin(angle), np.zeros(count)])
+    turn = np.linalg.qr(np.array([[2.0, 1, 0.5], [0.3, 2, 1], [1, 0.2, 2]]))[0]
+    vertices = np.concatenate([ring, ring + [0, 0, 40]]) @ turn
+    here = np.arange(count)
+    there = np.roll(here, -1)
+    faces = np.concatenate([np.column_stack([here, there, here + count]), np.column_stack([there, there + count, here + count])])
+    seen: list[int] = []
+    look = intersect._meet
+    with mock.patch.object(intersect, "_meet", lambda mesh, a, b: seen.append(len(a)) or look(mesh, a, b)):
+        assert not self_intersecting(vertices, faces).any()
+    assert sum(seen) < 20 * len(faces)
+
+
 @example(1)
 @given(st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
