@@ -13,7 +13,7 @@ from cadmllm.cad.tokens import encode, to_text
 from cadmllm.corpus import order
 from cadmllm.corpus.prompt import BARE_REQUEST
 from cadmllm.corpus.sample import join_modalities, load_sample
-from cadmllm.errors import CadmllmError
+from cadmllm.errors import CadmllmError, Exit
 from cadmllm.evaluate.ledger import Key
 from cadmllm.evaluate.summary import SHOWN
 from cadmllm.infer.inputs import Shown
@@ -160,11 +160,14 @@ def combinations_of(text: str) -> list[str]:
         name = join_modalities(word.strip() for word in part.split("+"))
         if name not in SHOWN or name.count("+") != part.count("+"):
             raise CadmllmError(
-                "E102", f"eval.modalities: there is no combination {part!r}", f"one or several of: {', '.join(SHOWN)}; or: all"
+                "E102",
+                f"eval.modalities: there is no combination {part!r}",
+                f"write --modalities all, or one or several of {', '.join(SHOWN)}",
+                exit_code=Exit.USAGE,
             )
         found.append(name)
     if not found:
-        raise CadmllmError("E102", "eval.modalities names no combination", "write --modalities all")
+        raise CadmllmError("E102", "eval.modalities names no combination", "write --modalities all", exit_code=Exit.USAGE)
     return [name for name in SHOWN if name in found]
 
 

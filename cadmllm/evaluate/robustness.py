@@ -166,6 +166,7 @@ def evaluate(settings: Settings, console: Console) -> dict[str, Any]:
     """
     from cadmllm.infer.api import load
 
+    combinations_of(settings.eval.modalities)
     dataset = open_dataset(settings.data, console=console, workers=settings.kernel.workers)
     side = choose_side(dataset, settings.eval)
     notes = list(side.notes)

@@ -13,7 +13,7 @@ from cadmllm import __version__
 from cadmllm.cad.kernel import Verdict
 from cadmllm.corpus.layout import open_dataset
 from cadmllm.evaluate.finish import Evaluation, finish
-from cadmllm.evaluate.held_out import Asked, Case, LeftOut, Side, answers, choose_side, plan_cases
+from cadmllm.evaluate.held_out import Asked, Case, LeftOut, Side, answers, choose_side, combinations_of, plan_cases
 from cadmllm.evaluate.ledger import Key, Ledger, key_of
 from cadmllm.evaluate.pair import FLOOR
 from cadmllm.evaluate.pairing import Pair, pairing
@@ -49,6 +49,7 @@ def evaluate_checkpoint(settings: Settings, console: Console) -> dict[str, Any]:
     """
     from cadmllm.infer.api import load
 
+    combinations_of(settings.eval.modalities)  # a slip of the pen costs no loading
     dataset = open_dataset(settings.data, console=console, workers=settings.kernel.workers)
     side = choose_side(dataset, settings.eval)
     left = LeftOut()
