@@ -16,7 +16,8 @@ AGREES = 0.01  # a length is met when it is off by less than this share
 THREAD = (0.8, 1.15)  # a hole for M6: from its core hole to a coarse clearance hole, over the nominal diameter
 WEIGHTS = {"part": 3.0, "hole": 2.0, "unknown": 1.0}
 SOFT = 0.1  # a length that is off by this share (logarithm) counts 1/e
-ROUND = 0.02  # two sides of a round part differ by less than this share
+ROUND = 0.03  # two sides of a round part differ by less than this share
+FEW = 12  # straight lines of different lengths
 ACROSS = ("length", "width", "height", "thickness", "depth")
 
 
@@ -30,7 +31,7 @@ class Lengths:
         arcs: radii.
         heights, depths: of extrusions that add and that cut.
         edges: of straight lines.
-        walls: between concentric circles of a profile.
+        walls: half of what two parallel measures differ by: circles, straight lines; and what a cut leaves of a height.
     """
 
     sides: tuple[float, float, float]
@@ -46,7 +47,7 @@ class Lengths:
 def lengths_of(program: Program, box: Box | None = None) -> Lengths:
     """Measure a program; `box` is the kernel's, else that of all material that is added."""
     low, high = box or program_box(program)
-    outers, bores, arcs, heights, depths, edges, walls = ([] for _ in range(7))
+    outers, bores, arcs, heights, depths, edges = ([] for _ in range(6))
     for extrude in program.extrudes:
         cut = extrude.operation is Operation.CUT
         start, stop = extrude.extent.interval
@@ -54,7 +55,7 @@ def lengths_of(program: Program, box: Box | None = None) -> Lengths:
         for profile in (profile for sketch in extrude.sketches for profile in sketch.profiles):
             for k, loop in enumerate((profile.outer, *profile.inner)):
                 _measure(loop, bores if cut or k else outers, arcs, edges)
-            walls += _walls(profile.outer, profile.inner)
+    walls = _walls(outers, bores, edges, heights, depths)
     found = (outers, bores, arcs, heights, depths, edges, walls)
     return Lengths((high[0] - low[0], high[1] - low[1], high[2] - low[2]), *(tuple(sorted(set(values))) for values in found))
 
@@ -69,16 +70,13 @@ def _measure(loop: Loop, circles: list[float], arcs: list[float], edges: list[fl
             edges.append(math.dist(curve.start, curve.end))
 
 
-def _walls(outer: Loop, inner: Sequence[Loop]) -> list[float]:
-    around = outer.curves[0]
-    if not isinstance(around, Circle):
-        return []
-    within = [loop.curves[0] for loop in inner]
-    return [
-        around.radius - hole.radius
-        for hole in within
-        if isinstance(hole, Circle) and math.dist(hole.center, around.center) < 1e-6 * around.radius < around.radius - hole.radius
-    ]
+def _walls(*measures: list[float]) -> list[float]:
+    outers, bores, edges, heights, depths = (sorted(set(values)) for values in measures)
+    lines = edges if len(edges) <= FEW else []  # of many lines some differ by anything
+    round_ones = [(a - b) / 2.0 for a in outers for b in bores]
+    straight = [(a - b) / 2.0 for k, a in enumerate(lines) for b in lines[:k]]
+    floors = [a - b for a in heights for b in depths]
+    return [wall for wall in (*round_ones, *straight, *floors) if wall > 1e-6 * max((*edges, *outers, *heights))]
 
 
 def may_be(dimension: Dimension, lengths: Lengths, longest: bool = False) -> tuple[float, ...]:
@@ -95,12 +93,13 @@ def may_be(dimension: Dimension, lengths: Lengths, longest: bool = False) -> tup
         return ()
     if dimension.of == "part":
         if kind in ("diameter", "thread"):
-            return (*outers, *(() if outers and kind == "thread" else _round_sides(sides)))
+            arcs = tuple(2.0 * radius for radius in lengths.arcs)
+            return (*outers, *(() if outers and kind == "thread" else (*_round_sides(sides), *arcs)))
         if kind == "radius":
             return (*(value / 2.0 for value in (*outers, *_round_sides(sides))), *lengths.arcs)
         if kind == "thickness":
             return (min(sides), *lengths.heights, *lengths.walls)
-        if kind == "side":
+        if kind in ("side", "across"):
             return (*sides, *edges)
         return (max(sides),) if kind == "length" and longest else sides
     if dimension.of == "hole":

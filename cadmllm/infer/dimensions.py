@@ -141,6 +141,7 @@ class _Reader:
         self.before: Owner | None = None  # the owner to go back to after 'inner diameter 10 mm'
         self.own: set[str] = set()  # words of the part's own noun phrase
         self.told = False  # whether a length has been read
+        self.definite = False  # after 'the', a noun that was read already may come again
 
     def step(self, place: int) -> Iterator[Dimension]:
         item = self.items[place]
@@ -158,6 +159,8 @@ class _Reader:
         return self.items[place].text if 0 <= place < len(self.items) else ""
 
     def _word(self, word: str, after: str) -> None:
+        if word in ("a", "an", "the", "this"):
+            self.definite = word in ("the", "this")
         if word == "each":
             self.owner = "unknown" if self.owner == "part" else self.owner
         elif word in _FRESH:
@@ -174,7 +177,7 @@ class _Reader:
                 self.before, self.owner = self.owner, _SIDED[word]
         elif word in _HOLES:
             self.owner, self.before = "hole", None
-        elif word in _PART or (self.named and word == self.head):
+        elif word in _PART or (self.named and self.definite and word == self.head):
             self.owner = "part"
         elif not self.named and (self.owner != "hole" or self.aside):
             self.owner, self.head = "part", word
@@ -197,11 +200,14 @@ class _Reader:
             if sayer.start < item.start:  # 'length 40 mm width 20 mm': the second word belongs to the next number
                 behind = list(takewhile(lambda word: word.text not in _KINDS and word.text not in _SIDED, behind))
         nouns = [word.text for word in behind if (word.text not in _KINDS or word.text in _SIDED) and word.text not in _EMPTY]
+        nearby = self.aside and self.named  # 'on a 14 mm base'
         if nouns and not self._is_apart(place, behind):
             self.fresh = self.fresh or self.owner == "hole" or (self.aside and self.named)
             self.aside = False
             for noun in nouns:
                 self._noun(noun)
+        if self.owner == "part" and ((nearby and nouns) or self._text(place + 1) == "each"):
+            self.owner = "unknown"
         if len(item.mm) == 3 and not self.told and not nouns and self.owner == "unknown":
             self.owner = "part"  # 'a plate with rounded corners measuring 92 by 54 by 3 mm'
         if kind == "thickness" and self.owner == "hole":
@@ -258,7 +264,7 @@ class _Reader:
         found: list[Item] = []
         for k in range(place + 1, min(len(self.items), place + 9)):
             item = self.items[k]
-            if item.what != "word" or item.text in _FRESH or item.text in ("of", "is", "are", "x"):
+            if item.what != "word" or item.text in _FRESH or item.text in ("of", "is", "are", "to", "x"):
                 break
             if item.text in _PLACES and item.text not in _KINDS:
                 if self._text(k + 1) in _KINDS or self._text(k + 1) in _HOLES:

@@ -61,6 +61,12 @@ CASES: dict[str, list[tuple[str, float, str]]] = {
     "a beam 1,000 mm long": [("length", 1000, "part")],
     "a beam 12,5 mm long": [("length", 12.5, "part")],
     "a plate 4 in. long, 2 in wide": [("length", 101.6, "part"), ("width", 50.8, "part")],
+    "two blocks of 30 x 57 x 70 mm each": [("side", 30, "unknown"), ("side", 57, "unknown"), ("side", 70, "unknown")],
+    "a hub 70 mm high with a 20 mm hub": [("height", 70, "part"), ("diameter", 20, "unknown")],
+    "a finned plate with fins 4 mm thick on a 14 mm base": [("thickness", 4, "unknown"), ("size", 14, "unknown")],
+    "a plate with four holes, 5 mm through and 9 mm to a depth of 4 mm": [
+        ("diameter", 5, "hole"), ("diameter", 9, "hole"), ("depth", 4, "hole"),
+    ],
     # no dimensions
     "four holes": [],
     "6 holes": [],
