@@ -16,7 +16,8 @@ AGREES = 0.01  # a length is met when it is off by less than this share
 THREAD = (0.8, 1.15)  # a hole for M6: from its core hole to a coarse clearance hole, over the nominal diameter
 WEIGHTS = {"part": 3.0, "hole": 2.0, "unknown": 1.0}
 SOFT = 0.1  # a length that is off by this share (logarithm) counts 1/e
-ROUND = 0.03  # two sides of a round part differ by less than this share
+ROUND = 0.03  # two sides of a round part differ by less than this share: a gear may have a tooth on one and a gap on the other
+CIRCLE = 1e-3  # and of one that its diameter and height describe
 FEW = 12  # straight lines of different lengths
 ACROSS = ("length", "width", "height", "thickness", "depth")
 
@@ -124,9 +125,9 @@ def may_be(dimension: Dimension, lengths: Lengths, longest: bool = False) -> tup
     )
 
 
-def _round_sides(sides: tuple[float, float, float]) -> tuple[float, ...]:
+def _round_sides(sides: tuple[float, float, float], near: float = ROUND) -> tuple[float, ...]:
     """Sides that a round part's diameter shows as: those with an equal beside them."""
-    return tuple(a for k, a in enumerate(sides) if any(abs(a - b) <= ROUND * max(a, b) for j, b in enumerate(sides) if j != k))
+    return tuple(a for k, a in enumerate(sides) if any(abs(a - b) <= near * max(a, b) for j, b in enumerate(sides) if j != k))
 
 
 def overall(dimensions: Sequence[Dimension], lengths: Lengths) -> tuple[Dimension, ...]:
@@ -150,7 +151,7 @@ def overall(dimensions: Sequence[Dimension], lengths: Lengths) -> tuple[Dimensio
     if len(named) == 3:
         return tuple(named)
     diameter = next((item for item in own if item.kind == "diameter"), None)
-    if diameter is not None and len(named) == 1 and len(_round_sides(lengths.sides)) >= 2:
+    if diameter is not None and len(named) == 1 and len(_round_sides(lengths.sides, CIRCLE)) >= 2:
         return (diameter, diameter, *named)
     return ()
 
@@ -188,11 +189,18 @@ class Consensus:
 
 
 def consensus(dimensions: Sequence[Dimension], lengths: Lengths) -> Consensus | None:
-    """One factor for the whole part; None where nothing says which length is meant (no dimension of the part or of a hole)."""
+    """One factor for the whole part; None where nothing says which length is meant.
+
+    That is: no dimension of the part or of a hole, and not several others ('two blocks of 30 x 20 x 10 mm each') that all agree.
+    """
     longest = only_length(dimensions)
     options = [may_be(item, lengths, longest) for item in dimensions]
     leads = [k for k, item in enumerate(dimensions) if item.of == "part" and options[k]]
     leads = leads or [k for k, item in enumerate(dimensions) if item.of == "hole" and options[k]]
+    told = bool(leads)
+    leads = leads or [k for k, owns in enumerate(options) if owns]
+    if not told and len(leads) < 2:
+        return None
     best: tuple[float, float, float] | None = None
     for k in leads:
         for own in options[k]:
@@ -204,6 +212,8 @@ def consensus(dimensions: Sequence[Dimension], lengths: Lengths) -> Consensus | 
         return None
     factor = best[2]
     agreeing = [k for k, item in enumerate(dimensions) if _met(item, options[k], factor)]
+    if not told and len(agreeing) < len(leads):
+        return None
     exact = [k for k in agreeing if k in leads and dimensions[k].kind != "thread"] or agreeing
     correction = median(_error(dimensions[k], options[k], factor)[0] for k in exact)
     return Consensus(factor * math.exp(correction), tuple(agreeing))

@@ -79,6 +79,14 @@ def test_what_says_nothing_of_part_or_hole_gives_no_factor(prompt):
     assert consensus(dimensions_in(prompt), lengths_of(PLATE)) is None
 
 
+def test_several_lengths_of_features_that_agree_give_one():
+    blocks = program(extrude(rectangle(0, 0, 60, 40), rectangle(80, 0, 60, 40), one=20.0))
+    found = consensus(dimensions_in("two blocks of 30 x 20 x 10 mm each"), lengths_of(blocks))
+    assert found is not None
+    assert found.factor == pytest.approx(0.5)
+    assert consensus(dimensions_in("two blocks of 30 x 20 x 13 mm each"), lengths_of(blocks)) is None
+
+
 def test_agreement_is_1_where_all_is_met_and_falls_with_every_fault():
     dimensions = dimensions_in("a plate 80 x 40 x 8 mm with two 12 mm holes")
     right = agreement(dimensions, PLATE)
