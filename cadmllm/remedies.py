@@ -93,7 +93,7 @@ REMEDIES: dict[str, str] = {
     "`cadmllm data prepare ROOT --out DIR --points`",
     "E437": "give fewer points, e.g. every tenth; 100,000 are more than any encoder sees",
     "E438": "export the mesh again from the program that made it, as binary STL in a file of its own; or give points: "
-    "`cadmllm infer --pc FILE.npz`",
+    "`cadmllm infer --pc FILE.npz`; in a data set take points of surfaces: `cadmllm data prepare ROOT --out DIR --points`",
     "E440": _VIEWS,
     "E441": _VIEWS,
     "E442": _VIEWS,

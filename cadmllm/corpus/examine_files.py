@@ -20,7 +20,7 @@ def examine_cloud(path: Path) -> Facts:
     Returns:
         Values: `points` (count), `normals` ('file' or 'none': they are estimated when it is read), `low`, `high` ([x, y, z]
         of the file's own points), `transform` (center and scale that the file was stored with, 4 numbers, or None).
-        Flaws: E404, E420 to E422, E424, E430 to E436.
+        Flaws: E404, E420 to E422, E424, E430 to E438.
     """
     try:
         raw = read_cloud(path)

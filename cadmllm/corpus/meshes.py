@@ -161,10 +161,8 @@ def raw_cloud(surface: Surface, name: str, seed: int, count: int = SURFACE) -> t
         return RawCloud(points, normals, frame), ()
     seen = estimate_normals(points, points[:NEIGHBOURHOOD])
     normals = normals * np.where(np.einsum("ni,ni->n", normals, seen) < 0.0, -1.0, 1.0)[:, None]
-    said = (
-        f"{name}: at {surface.disagreement:.1%} of its edges triangles face opposite ways: normals are turned to the visible side"
-    )
-    return RawCloud(points, normals, frame), (said,)
+    said = f"at {surface.disagreement:.1%} of its edges triangles face opposite ways: normals are turned to the visible side"
+    return RawCloud(points, normals, frame), (f"{name}: {said}",)
 
 
 def _area(vertices: np.ndarray, faces: np.ndarray) -> float:

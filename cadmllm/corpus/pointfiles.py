@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from cadmllm.cad.frame import Transform
 from cadmllm.corpus.arrays import Archive, array_of
 from cadmllm.corpus.limits import LARGEST_FILE, TooMany
 from cadmllm.corpus.pcd import read_pcd
-from cadmllm.corpus.ply import read_vertices
+from cadmllm.corpus.ply import read_header, read_vertices
 from cadmllm.corpus.rawfile import AGAIN, ends_in_zeros, read_raw
 from cadmllm.corpus.xyz import read_text
 from cadmllm.errors import CadmllmError
@@ -34,12 +34,14 @@ class Table:
         normals: [N, 3] as stored, any number type, or None.
         transform: that the file says it was normalised with, or None.
         notes: what was left out while it was read.
+        faces: of a .ply that is a mesh, of which only the vertices were taken.
     """
 
     points: np.ndarray
     normals: np.ndarray | None
     transform: Transform | None
     notes: tuple[str, ...] = ()
+    faces: int = 0
 
 
 def read_table(path: Path) -> Table:
@@ -79,14 +81,13 @@ def table_of(raw: bytes, path: Path) -> Table:
     if ends_in_zeros(raw) and (missing := _rows_of_zeros(columns)):
         message = f"{path}: its last {missing:,} of {len(columns):,} points are zeros: its download has not ended or has failed"
         raise CadmllmError("E422", message, AGAIN)
-    return split(columns, normals, table.transform, table.notes)
+    return split(table)
 
 
-def split(columns: np.ndarray, normals: np.ndarray | None, transform: Transform | None, notes: tuple[str, ...] = ()) -> Table:
-    """The table of [N, 3] or [N, 6] numbers: columns 4 to 6 are normals where there are no others."""
-    if normals is None and columns.shape[1] == 6:
-        normals = columns[:, 3:]
-    return Table(columns[:, :3], normals, transform, notes)
+def split(table: Table) -> Table:
+    """The same with [N, 3] points: columns 4 to 6 of [N, 6] are normals where there are no others."""
+    columns, normals = table.points, table.normals
+    return replace(table, points=columns[:, :3], normals=columns[:, 3:] if normals is None and columns.shape[1] == 6 else normals)
 
 
 def _read(suffix: str, raw: bytes) -> Table:
@@ -95,7 +96,7 @@ def _read(suffix: str, raw: bytes) -> Table:
     if suffix == ".npy":
         return Table(array_of(raw), None, None)
     if suffix == ".ply":
-        return Table(_from_ply(raw), None, None)
+        return Table(columns_of(read_vertices(raw)), None, None, faces=read_header(raw).faces)
     if suffix == ".pcd":
         points, normals, notes = read_pcd(raw)
         return Table(points, normals, None, notes)
@@ -125,10 +126,6 @@ def _transform(center: np.ndarray, scale: np.ndarray) -> Transform:
         if all(map(math.isfinite, (x, y, z))) and 0.0 < size < math.inf:
             return Transform((x, y, z), size)
     raise ValueError("center is not three numbers or scale is not one above zero")
-
-
-def _from_ply(raw: bytes) -> np.ndarray:
-    return columns_of(read_vertices(raw))
 
 
 def columns_of(found: dict[str, np.ndarray]) -> np.ndarray:

@@ -38,7 +38,7 @@ class RawCloud:
         points: positions [N, 3] float64, N >= 16.
         normals: unit normals [N, 3] float64, or None where the file has none that can be used.
         transform: that the file was stored with, or None.
-        remarks: what is worth knowing about it though it is used (E434 to E436).
+        remarks: what is worth knowing about it though it is used (E434 to E436, E438).
     """
 
     points: np.ndarray
@@ -124,6 +124,9 @@ def checked(table: Table, path: Path | str) -> RawCloud:
     if thick < THIN * long:
         flat = "all its points lie in one plane, as those of no solid do: it was sampled from a drawing or has lost a coordinate"
         remarks.append(_remark("E434", "warn", path, flat))
+    if table.faces:
+        vertices = f"it is a mesh of {table.faces:,} faces: its vertices alone are taken, not points of its surface"
+        remarks.append(_remark("E438", "warn", path, vertices))
     keep, normals, remark = _unit_normals(table, path)
     remarks += [remark] if remark else []
     return RawCloud(points if keep is None else points[keep], normals, table.transform, tuple(remarks))

@@ -178,7 +178,7 @@ def _from_array(value: np.ndarray, name: str, millimetres: float) -> Scan:
         raise CadmllmError("E437", f"{name} has {value.shape[0]:,} points, more than the {MOST_POINTS:,} that are read", "")
     if reason := pointfiles.misshapen(value, None):
         raise CadmllmError("E430", f"{name}: {reason}", "")
-    cloud = checked(pointfiles.split(value, None, None), name)
+    cloud = checked(pointfiles.split(pointfiles.Table(value, None, None)), name)
     record = described("point cloud", None, [value], points=len(cloud.points))
     return Scan(replace(cloud, points=cloud.points * millimetres), record, _said(cloud, ()))
 

@@ -300,3 +300,29 @@ def test_nobody_is_advised_to_load_a_pickle(tmp_path, pickled):
     assert caught.value.code == "E404"
     assert "pickled data is never loaded" in caught.value.message
     assert "unsafe" not in caught.value.message
+
+
+def test_of_a_mesh_in_a_data_set_the_vertices_are_taken_and_it_is_said(tmp_path):
+    raw = read_cloud(write(tmp_path, "ply ascii"))
+    assert len(raw.points) == 300
+    assert [flaw.level for flaw in raw.remarks if flaw.code == "E438"] == ["warn"]
+
+
+def test_a_header_that_claims_too_much_is_refused_by_its_number(tmp_path):
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000, 3), }".ljust(117) + b"\n"
+    raw = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(1000)
+    (tmp_path / "a.npy").write_bytes(raw)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("points.npy", "w") as file:
+        file.write(raw + bytes(2**20))
+    for name in ("a.npy", "a.npz"):
+        with pytest.raises(CadmllmError) as caught:
+            read_cloud(tmp_path / name)
+        assert caught.value.code == "E437"
+        assert "1,000,000,000" in caught.value.message
+        assert "20,000,000" in caught.value.message
+
+
+def test_an_archive_of_too_many_files_is_not_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr("cadmllm.corpus.arrays.MOST_ENTRIES", 2)
+    np.savez(tmp_path / "a.npz", points=BOX, a=1, b=2)
+    assert refused(tmp_path / "a.npz") == "E404"
