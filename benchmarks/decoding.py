@@ -73,20 +73,26 @@ def of_shape(name: str, dtype: torch.dtype) -> CadMLLM:
     return CadMLLM(backbone, AddedRows(300, width), None, None, 1, Settings(device="cpu", dtype="float32")).eval()
 
 
-def prompts(model: CadMLLM, rows: int, length: int) -> Batch:
-    """Rows of random text, each a token shorter than the one before."""
-    lengths = [max(2, length - row % 8) for row in range(rows)]
-    mask = torch.tensor([[0] * (length - n) + [1] * n for n in lengths])
-    ids = torch.randint(1, model.text_size, (rows, length), generator=torch.Generator().manual_seed(0)) * mask
+def prompt_of(model: CadMLLM, length: int) -> Batch:
+    """A row of random text behind a token of padding."""
+    mask = torch.tensor([[0] + [1] * (length - 1)])
+    ids = torch.randint(1, model.text_size, (1, length), generator=torch.Generator().manual_seed(0)) * mask
     return Batch(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), None)
 
 
-def running(model: CadMLLM, batch: Batch, tables: Tables | None, cache: Any = None) -> Iterator[tuple[float, float]]:
-    """Steps without end: seconds of each, and of the mask in it; `cache` is an empty one, None: the model's."""
-    rows = batch.input_ids.shape[0]
+def running(model: CadMLLM, batch: Batch, rows: int, tables: Tables | None, cache: Any = None) -> Iterator[tuple[float, float]]:
+    """Steps of `rows` answers to one prompt, without end: seconds of each, and of the mask in it.
+
+    `cache` is an empty one of transformers; None: ours.
+    """
     constraint = Constraint(tables, rows, 1 << 14) if tables is not None else None
-    mask, positions = batch.attention_mask, batch.position_ids
-    logits, cache = model.step(model.embed(batch), None, mask, positions, cache)
+    mask, positions = batch.attention_mask.expand(rows, -1), batch.position_ids.expand(rows, -1)
+    logits, read = model.step(model.embed(batch), None, batch.attention_mask, batch.position_ids, cache)
+    logits = logits.repeat(rows, 1)
+    if cache is None:
+        cache, _ = cast("Any", read).taken([0] * rows, 0)
+    else:
+        cache.batch_repeat_interleave(rows)
     while True:
         began = time.process_time()
         # the end token is kept away with the mask and without it, so that both go on
@@ -120,8 +126,9 @@ def measure_mask(model: CadMLLM, args: argparse.Namespace) -> None:
     """The same steps with the grammar and without it."""
     tables = cad_tables("cpu")
     for rows in args.batches:
-        batch = prompts(model, rows, args.prompt)
-        bound, free, ratio, alone = side_by_side(running(model, batch, tables), running(model, batch, None), args.steps)
+        batch = prompt_of(model, args.prompt)
+        two = running(model, batch, rows, tables), running(model, batch, rows, None)
+        bound, free, ratio, alone = side_by_side(*two, args.steps)
         print(
             f"mask     batch {rows:3d}: a step {free:8.2f} ms without it, {bound:8.2f} with it: ratio {1 / ratio:.3f};"
             f" mask and update alone {alone:.3f} ms, {alone / free:.1%} of a step, {alone / rows * 1e3:.1f} us a token"
@@ -133,9 +140,9 @@ def measure_cache(model: CadMLLM, args: argparse.Namespace) -> None:
     from transformers import DynamicCache
 
     for rows in args.batches:
-        batch = prompts(model, rows, args.prompt)
-        theirs = running(model, batch, None, DynamicCache(config=model.llm.config))
-        mine, other, ratio, _ = side_by_side(running(model, batch, None), theirs, args.steps)
+        batch = prompt_of(model, args.prompt)
+        theirs = running(model, batch, rows, None, DynamicCache(config=model.llm.config))
+        mine, other, ratio, _ = side_by_side(running(model, batch, rows, None), theirs, args.steps)
         print(
             f"cache    batch {rows:3d}: {rows / mine * 1e3:8.1f} tokens/s in place, {rows / other * 1e3:8.1f} joined anew: ratio"
             f" {ratio:.2f} (steps {mine:.1f} and {other:.1f} ms, {args.prompt} tokens of prompt)"
