@@ -111,12 +111,13 @@ def _of_clouds(shows: str, ids: tuple[str, ...], cad: CadModel) -> list[Curve]:
     ball = levels(((f"{100.0 * v:g} %", v, Spoilt(missing=v, how="ball") if v else Spoilt()) for v in MISSING), "missing ball")
     fewer = [(f"{count:,}", float(count), Spoilt())]
     fewer += [(f"{n:,}", float(n), Spoilt(points=n)) for n in POINTS if n < count]
-    return [
+    found = [
         Curve("noise", "Noise on points, sigma in % of the longest side", shows, noise, reference),
         Curve("missing half", "Points missing on one side, %", shows, half, reference),
         Curve("missing ball", "Points missing in a ball, %", shows, ball, reference),
         Curve("points", "Points that are left", shows, levels(fewer, "points"), reference),
     ]
+    return [curve for curve in found if len(curve.levels) > 1]
 
 
 def _of_views(shows: str, ids: tuple[str, ...], cad: CadModel) -> list[Curve]:
