@@ -78,7 +78,7 @@ class FakeRay:
         self.exceptions = SimpleNamespace(RayActorError=ActorDied)
 
     def remote(self, num_cpus: int):
-        def make(timeout: float) -> Actor:
+        def make(timeout: float, memory: int) -> Actor:
             self.made.append(Actor(len(self.made)))
             return self.made[-1]
 
@@ -103,7 +103,7 @@ def commissions(tmp_path: Path, count: int) -> list[Commission]:
 
 def test_an_actor_that_dies_is_replaced_and_its_programs_are_done_again(tmp_path: Path):
     ray = FakeRay(dying={0})
-    found = [outcome.id for outcome in ray_engine._run(ray, commissions(tmp_path, 100), 2, 5.0)]
+    found = [outcome.id for outcome in ray_engine._run(ray, commissions(tmp_path, 100), 2, 5.0, 0)]
     assert sorted(found) == sorted(f"0000/{k}" for k in range(100))
     assert len(ray.made) == 3
     assert set(ray.killed) == set(ray.made[1:])
@@ -112,7 +112,7 @@ def test_an_actor_that_dies_is_replaced_and_its_programs_are_done_again(tmp_path
 def test_a_cluster_that_keeps_dying_is_said(tmp_path: Path):
     ray = FakeRay(dying=set(range(99)))
     with pytest.raises(CadmllmError) as caught:
-        list(ray_engine._run(ray, commissions(tmp_path, 100), 2, 5.0))
+        list(ray_engine._run(ray, commissions(tmp_path, 100), 2, 5.0, 0))
     assert caught.value.code == "E481"
     assert len(ray.made) < 10
 
@@ -120,5 +120,5 @@ def test_a_cluster_that_keeps_dying_is_said(tmp_path: Path):
 def test_an_error_of_an_actor_is_the_runs(tmp_path: Path):
     ray = FakeRay(error=CadmllmError("E303", "no space", "free some"))
     with pytest.raises(CadmllmError, match="no space"):
-        list(ray_engine._run(ray, commissions(tmp_path, 3), 2, 5.0))
+        list(ray_engine._run(ray, commissions(tmp_path, 3), 2, 5.0, 0))
     assert set(ray.killed) == set(ray.made)
