@@ -4,8 +4,9 @@ No understanding of sentences, only what mechanical English needs: numbers with 
 they belong to. A noun before the first 'with' is the part; a later one is a hole or something else of the part.
 
 Numbers without a unit count as millimetres in a clear form alone: '40x20x10', '40x20' (from ten on: '2x3' is a pattern), 'Ø20',
-'M6', 'R5', 'diameter 20', 'length of 40', '40 long,'. Counts ('four holes', '4x M6', 'a 3 x 2 grid'), angles, ranges ('10 to 20
-mm') and tolerances are no dimensions. 'in' is an inch unless an article, a count or 'row' follows. See `lengths` for the rest.
+'M6', 'R5', 'diameter 20', 'length of 40', '40 long,'; from 1 on, and not as '3 units', as captions in a normalised frame have
+them. Counts ('four holes', '4x M6', 'a 3 x 2 grid'), 'part 1', angles, ranges ('10 to 20 mm') and tolerances are no dimensions.
+'in' is an inch unless an article, a count or 'row' follows. See `lengths` for the rest.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ _ROUND = _words(
     "disc disk discs cylinder rod pipe tube ball sphere washer pin shaft ring dowel boss hub cone collar bush bushing "
     "circle circular round cylindrical tubular spool roller wheel knob"
 )
+_NUMBERED = _words("part step line loop face figure fig sketch arc circle section layer no number version")
 _SCREWS = _words("bolt screw stud rod spindle thread grub set-screw setscrew fastener")
 _FRESH = _words("with has have having featuring includes including contains containing plus and")
 _PLACES = _words(
@@ -195,6 +197,8 @@ class _Reader:
         kind = _KINDS[sayer.text] if sayer else None
         if not item.unit and not item.mark and not self._clear(place, sayer):
             return
+        if self._text(place - 1) in _NUMBERED and item.text.endswith((" in", *"0123456789")) and not item.mark:
+            return
         if sayer is not None:
             sayer.claimed = True
             if sayer.start < item.start:  # 'length 40 mm width 20 mm': the second word belongs to the next number
@@ -276,13 +280,15 @@ class _Reader:
     def _clear(self, place: int, sayer: Item | None) -> bool:
         """Whether a number without a unit is a length all the same."""
         item, gap = self.items[place], self._text(place + 1)
+        if gap in ("unit", "units") or min(item.mm) < 1.0:
+            return False
         if item.what == "box":
             return not _GRID.match(gap) and (len(item.mm) == 3 or min(item.mm) >= 10.0)
         if sayer is None or _KINDS[sayer.text] in ("side", "distance"):
             return False
         if sayer.start < item.start:
             return not gap.startswith(("deg", "percent"))
-        if self.items[place + 1] is not sayer or sayer.text not in _ADJECTIVES:
+        if self.items[place + 1] is not sayer or sayer.text not in _ADJECTIVES or self.prompt[item.end : sayer.start].strip():
             return False
         beyond = self.items[place + 2] if place + 2 < len(self.items) else None  # '4 long ribs' counts ribs
         return beyond is None or beyond.what != "word" or beyond.text in _FRESH | {"by", "x"}

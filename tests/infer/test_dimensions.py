@@ -81,6 +81,9 @@ CASES: dict[str, list[tuple[str, float, str]]] = {
     'call it "plate 20"': [],
     "a part of 100 %": [],
     "0 mm": [],
+    "Part 1 in the back. Part 2: long and thin": [],
+    "Part 2 in blue": [],
+    "Length: 0.75, depth of 3 units, a radius of 0.0164": [],  # of captions in a normalised frame
     "": [],
 }  # fmt: skip
 
