@@ -32,6 +32,7 @@ from cadmllm.corpus import parts
 from cadmllm.corpus.types import Cloud, Sample
 from cadmllm.infer.choose import Candidate, choose
 from cadmllm.infer.dimensions import dimensions_in
+from cadmllm.infer.fitting import fit
 from cadmllm.infer.generate import Answer
 
 POINTS = 4096
@@ -60,6 +61,8 @@ def main() -> None:
     print(f"{len(trials)} parts, {sum(len(t[4]) for t in trials)} wrong variants that build\n")
     near(trials)
     views(trials, args.others)
+    if args.root is None:
+        sizes()
 
 
 def taken(args: argparse.Namespace) -> Iterator[tuple[str, Program, str]]:
@@ -197,22 +200,44 @@ def near(trials: list) -> None:
 
 
 def views(trials: list, others: int) -> None:
-    """The right part among other parts, by pictures of it."""
+    """The right part among other parts, random ones and those of the most alike proportions, by pictures of it."""
     dice = random.Random(3)
+    shapes = [np.sort(np.ptp(np.array(truth.box), axis=0)) for *_, truth, _ in trials]
+    shapes = [np.log(np.maximum(sides, 1e-9) / sides[-1]) for sides in shapes]
     print("\n| pictures | beside it | trials | right one first | within 0.005 of the first |")
     print("|---|---|---|---|---|")
     for count in (1, 2, 4, 8):
-        right = tied = 0
-        for name, program, _, truth, _ in trials:
-            rest = dice.sample([t for t in trials if t[0] != name], others)
-            images = tuple(render(truth.mesh, k) for k in dice.sample(range(8), count))
-            choice = choose(
-                [*(candidate(t[1], t[3]) for t in rest), candidate(program, truth)], Sample("", "", "", None, (), images)
-            )
-            scores = [score["silhouette"] for score in choice.scores]
-            right += scores[-1] >= max(scores)
-            tied += scores[-1] >= max(scores) - 0.005
-        print(f"| {count} | {others} random parts | {len(trials)} | {right / len(trials):.1%} | {tied / len(trials):.1%} |")
+        for beside in ("random", "of the most alike proportions"):
+            right = tied = 0
+            for place, (_, program, _, truth, _) in enumerate(trials):
+                rest = [k for k in range(len(trials)) if k != place]
+                if beside == "random":
+                    rest = dice.sample(rest, others)
+                else:
+                    rest = sorted(rest, key=lambda k: float(np.abs(shapes[k] - shapes[place]).sum()))[:others]  # noqa: B023
+                images = tuple(render(truth.mesh, k) for k in dice.sample(range(8), count))
+                wrong = [candidate(trials[k][1], trials[k][3]) for k in rest]
+                choice = choose([*wrong, candidate(program, truth)], Sample("", "", "", None, (), images))
+                scores = [score["silhouette"] for score in choice.scores]
+                right += scores[-1] >= max(scores)
+                tied += scores[-1] >= max(scores) - 0.005
+            share = f"{right / len(trials):.1%} | {tied / len(trials):.1%}"
+            print(f"| {count} | {others} {beside} | {len(trials)} | {share} |")
+
+
+def sizes() -> None:
+    """What the prompt's dimensions do to answers that are right, and to right ones in a wrong size (generated captions)."""
+    count = kept = restored = 0
+    for part in parts.generate(300, 41):
+        dimensions = dimensions_in(part.captions["dimensioned"])
+        count += bool(dimensions)
+        for factor in (1.0, 1.3):
+            found = fit(scaled(part.program, factor), None, None, dimensions)
+            right = max(abs(own * factor - 1.0) for own in found.factors) < 0.005
+            kept, restored = kept + (right and factor == 1.0), restored + (right and factor != 1.0)
+    print(
+        f"\n{count} captions with dimensions: {kept} right answers left as they are, {restored} of 1.3 times the size brought back"
+    )
 
 
 if __name__ == "__main__":
