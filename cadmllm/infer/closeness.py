@@ -54,7 +54,7 @@ class Closeness:
 
 
 def _chance(values: np.ndarray) -> float:
-    """Variance of a systematic sample's mean, by successive differences (Wolter, "Introduction to Variance Estimation", ch. 8)."""
+    """Variance of a sorted sample's mean, by successive differences (Wolter, "Introduction to Variance Estimation", ch. 8)."""
     return float(np.mean(np.diff(values) ** 2)) / 2.0 / len(values) if len(values) > 1 else 0.0
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cadmllm.cad.bounds import program_box
 from cadmllm.cad.kernel import BuildResult, Job, build
 from cadmllm.cad.omnicad import read_json
-from cadmllm.cad.program import Arc, Extrude, Line, Loop, Operation, Plane, Program, Sketch, validate
+from cadmllm.cad.program import Arc, Circle, Extrude, Line, Loop, Operation, Plane, Program, Sketch, validate
 from cadmllm.cad.rescale import scaled, stretched
 from cadmllm.corpus import parts
 from cadmllm.errors import CadmllmError
@@ -117,7 +117,7 @@ def test_a_circle_is_refused_by_name_and_kept_round_when_asked():
     assert "1.5 x 1 x 1" in caught.value.message
     after = stretched(PLATE, (1.5, 1.0, 1.0), keep_round=True)
     hole = after.extrudes[0].sketches[0].profiles[0].inner[0].curves[0]
-    assert (hole.center, hole.radius) == ((-37.5, 0.0), 6.0)  # type: ignore[union-attr]
+    assert hole == Circle((-37.5, 0.0), 6.0)
     assert built(after).volume == pytest.approx((120 * 40 - 2 * math.pi * 36) * 8)
 
 
