@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cadmllm.commands.eval_mesh import mesh
+from cadmllm.commands._eval_mesh import mesh
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
