@@ -4,7 +4,7 @@
 
 The truths are the programs of a data set. Of every four answers two are the truth as our tokens spell it, one is the truth
 itself and one is another part, as a middling model would give them. Scoring is timed over all pairs in worker processes; each
-measure by itself over `--profile` of them in this process, next to the naive way where there is one, in the same run.
+measure by itself over `--profile` of them in this process (processor time), next to the naive way where there is one.
 """
 
 from __future__ import annotations
@@ -129,16 +129,16 @@ def _count_points(found: Timings, a: Any, b: Any) -> tuple[float, float]:
 
 
 def timed(found: Timings, name: str, what: Callable[[], Any]) -> Any:
-    """The result, its time noted."""
-    begin = time.perf_counter()
+    """The result; the processor time that it took is noted: other programs of this machine count for little."""
+    begin = time.process_time()
     result = what()
-    found[name].append(time.perf_counter() - begin)
+    found[name].append(time.process_time() - begin)
     return result
 
 
 def table(found: Timings) -> str:
     """Markdown."""
-    lines = ["| step, one process | ms a pair (mean) | median | 95 % | pairs/s |", "|---|---|---|---|---|"]
+    lines = ["| step, one process | CPU ms a pair (mean) | median | 95 % | pairs/s a core |", "|---|---|---|---|---|"]
     for name, values in found.items():
         if name.startswith("("):
             continue
@@ -168,9 +168,13 @@ def throughput(pairs: list[tuple[str, Program, Program]], workers: int, timeout:
             if row[key] is not None:
                 sums[key].append(row[key])
         if number in marks:
-            lines.append(f"| {number} | {number / (now - begin):.1f} | {resident(os.getpid()):.0f} | {workers_mib():.0f} |")
+            spent, largest = workers_state()
+            lines.append(
+                f"| {number} | {number / (now - begin):.1f} | {number / max(spent, 1e-9):.1f} | {resident(os.getpid()):.0f} |"
+                f" {largest:.0f} |"
+            )
     means = {key: round(float(np.mean(values)), 5) for key, values in sums.items()}
-    head = ["| pairs | pairs/s | this process, MiB | workers, MiB (the largest) |", "|---|---|---|---|"]
+    head = ["| pairs | pairs/s | pairs per CPU second | this process, MiB | largest worker, MiB |", "|---|---|---|---|---|"]
     told = (
         f"{workers} workers, verdicts {dict(verdicts)}, unscored {unscored}, IoU sampled {sampled}, longest wait {slowest:.1f} s"
     )
@@ -183,24 +187,21 @@ def resident(pid: int) -> float:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
 
 
-def workers_mib() -> float:
-    """The largest of the processes that this one's fork server has started (Linux)."""
-    parents: dict[int, list[int]] = defaultdict(list)
+def workers_state() -> tuple[float, float]:
+    """Of the processes that this one's fork server has started (Linux): CPU seconds of all of them so far, MiB of the largest."""
+    states: dict[int, list[str]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                stat = (entry / "stat").read_text()
+                states[int(entry.name)] = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue  # it has just ended
-            parents[int(stat.rpartition(")")[2].split()[1])].append(int(entry.name))
-    servers = parents[os.getpid()]
-    sizes = []
-    for pid in [worker for server in servers for worker in parents[server]]:
-        try:
-            sizes.append(resident(pid))
-        except (OSError, StopIteration):
-            continue
-    return max(sizes, default=0.0)
+    servers = {pid for pid, state in states.items() if int(state[1]) == os.getpid()}
+    live = [pid for pid, state in states.items() if int(state[1]) in servers]
+    ticks = sum(int(states[pid][11]) + int(states[pid][12]) for pid in live)
+    ticks += sum(int(states[pid][13]) + int(states[pid][14]) for pid in servers)  # of those that have ended
+    sizes = [float(states[pid][21]) * os.sysconf("SC_PAGE_SIZE") / 2**20 for pid in live]
+    return ticks / os.sysconf("SC_CLK_TCK"), max(sizes, default=0.0)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ import numpy as np
 
 from cadmllm.cad.mesh import Mesh
 
-GRID = 96  # sampling positions along the longest side where a mesh is not closed
+GRID = 64  # sampling positions along the longest side where a mesh is not closed
 THINNEST = 32  # and at least so many along the others: a plate has a thickness, too
 OFFSETS = (1.4e-6, 2.2e-6, 3.1e-6)  # of a cell: rays keep off the edges of parts that are drawn on round numbers
+MERGED = 1e-6  # of the longest side: ten times what 32-bit numbers round, as STL files hold them
 PIECE = 2_000_000  # crossings that are looked at in one go
 
 
@@ -45,8 +46,8 @@ def mesh_iou(a: Mesh, b: Mesh) -> float:
 def overlap(a: Mesh, b: Mesh) -> Overlap:
     """Volumes of two parts and of what they share; the solids of one part are united first, so that overlaps count once.
 
-    Exact mesh booleans (manifold3d; open edges that coincide are merged) when all solids are closed manifolds, else a vote of
-    rays along three axes at the points of a grid (`GRID` along the longest side: within 2 % for compact parts). `method` says it.
+    Exact mesh booleans (manifold3d; vertices that nearly coincide are merged) when all solids are closed manifolds, else a vote
+    of rays along three axes at the points of a grid (`GRID` along the longest side: within 2 % for compact parts).
     """
     one, two = _united(a), _united(b)
     if one is None or two is None:
@@ -68,16 +69,45 @@ def _united(mesh: Mesh) -> Any | None:
 
 
 def _manifold(vertices: np.ndarray, faces: np.ndarray) -> Any | None:
-    """Closed, oriented triangles as a manifold; None where they are not."""
+    """Closed, oriented triangles as a manifold, if need be with vertices that nearly coincide merged; None where they are not.
+
+    What is open is kept from manifold3d, which reads beyond its memory while it merges the edges of some such meshes.
+    """
     import manifold3d
 
-    used, where = np.unique(faces, return_inverse=True)
-    corners = np.ascontiguousarray(where.reshape(-1, 3), np.uint64)
-    mesh = manifold3d.Mesh64(vert_properties=np.ascontiguousarray(vertices[used], np.float64), tri_verts=corners)
-    part = manifold3d.Manifold(mesh)
-    if part.status() != manifold3d.Error.NoError and mesh.merge():
-        part = manifold3d.Manifold(mesh)
-    return part if part.status() == manifold3d.Error.NoError else None
+    whole = faces[_distinct(faces)]
+    for points, corners in ((vertices, whole), _merged(vertices, whole)):
+        if not _closed(corners):
+            continue
+        used, where = np.unique(corners, return_inverse=True)
+        positions = np.ascontiguousarray(points[used], np.float64)
+        part = manifold3d.Manifold(manifold3d.Mesh64(positions, np.ascontiguousarray(where.reshape(-1, 3), np.uint64)))
+        if part.status() == manifold3d.Error.NoError:
+            return part
+    return None
+
+
+def _distinct(faces: np.ndarray) -> np.ndarray:
+    """Which faces [F] have three different vertices."""
+    a, b, c = faces.T
+    return (a != b) & (b != c) & (c != a)
+
+
+def _closed(faces: np.ndarray) -> bool:
+    """Whether each directed edge has its opposite."""
+    none = np.zeros(len(faces), np.int32)
+    return Mesh(np.zeros((int(faces.max(initial=-1)) + 1, 3)), faces, none, none).closed
+
+
+def _merged(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices in the same cell of a fine grid made one, and the faces that have three different ones after that."""
+    if not len(faces):
+        return vertices, faces
+    side = float(np.ptp(vertices[np.unique(faces)], axis=0).max())
+    cells = np.round((vertices - vertices.min(axis=0)) / (MERGED * side)) if side > 0.0 else np.zeros_like(vertices)
+    _, first, where = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+    corners = first[where.ravel()][faces]
+    return vertices, corners[_distinct(corners)]
 
 
 def _outward(part: Any) -> Any:
