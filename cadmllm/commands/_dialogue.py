@@ -92,11 +92,10 @@ def _answer(cad: CadModel, console: Console, dialogue: Dialogue, turn: Turn) -> 
 
     assert turn.request is not None
     assert turn.settings is not None
-    cad.settings.infer = turn.settings
     with watching(console, turn.settings.candidates) as watch:
         if watch is not None and turn.settings.candidates == 1 and (turn.request.points or turn.request.size):
             console.note("in the model's own size and place; those that were asked for follow")
-        (part,) = cad.answer([turn.request], watch)
+        (part,) = cad.answer([turn.request], watch, **turn.settings.model_dump())
     if isinstance(part, CadmllmError):
         raise part
     dialogue.answered(part)

@@ -203,7 +203,7 @@ class _Shown:
             self._say("  " + line)
         if self._status.due():
             doing = self._reader.doing
-            self._status.show(f"  ... {len(tokens)} tokens{': ' + doing if doing else ''}")
+            self._status.show(f"  ... tokens: {len(tokens)}{'; ' + doing if doing else ''}")
 
     def _say(self, line: str) -> None:
         self._status.clear()

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cadmllm.cad.grammar import ALLOWED, DONE, NEXT, START, TO_END
@@ -108,6 +108,7 @@ def test_what_waits_for_its_end_is_named():
 
 
 @given(st.integers(0, 10_000), st.integers(5, 300))
+@settings(max_examples=50)
 def test_whatever_the_grammar_allows_can_be_told(seed: int, steps: int):
     tokens = walk(seed, steps)
     reader = Reader()
@@ -118,6 +119,7 @@ def test_whatever_the_grammar_allows_can_be_told(seed: int, steps: int):
 
 
 @given(programs())
+@settings(max_examples=25)
 def test_extrudes_are_told_as_the_listing_of_the_whole_part_tells_them(program):
     try:
         tokens = encode(program).tokens
@@ -163,7 +165,7 @@ def test_one_answer_on_a_terminal(monkeypatch):
     text = err.getvalue()
     for line in LINES:
         assert f"\r\x1b[K  {line}\n" in text or f"\n  {line}\n" in text
-    assert f"... {len(tokens) - 1} tokens" in text
+    assert f"... tokens: {len(tokens) - 1}" in text
     assert "another answer:\n  size 40 mm\n" in text
     assert text.endswith("\r\x1b[K")
 
