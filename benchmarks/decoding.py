@@ -202,14 +202,16 @@ def measure_first(args: argparse.Namespace) -> None:
     with load(args.checkpoint, settings=Settings(device="cpu", dtype="float32")) as cad:
         print(f"first    model loaded in {time.perf_counter() - began:.2f} s (imports included)")
         for name in ("first request", "second", "third"):
-            at: list[float] = []
-            began = time.perf_counter()
-            part = cad.generate(text=CAPTION, watch=lambda row, tokens, at=at: at.append(time.perf_counter()))
+            at: list[tuple[float, float]] = []
+            began, ran = time.perf_counter(), time.process_time()
+            part = cad.generate(
+                text=CAPTION, watch=lambda row, tokens, at=at: at.append((time.perf_counter(), time.process_time()))
+            )
             solid = time.perf_counter() - began
-            written, tokens = at[-1] - began, len(part.tokens)
+            (first, first_ran), (last, last_ran) = ((wall - began, spent - ran) for wall, spent in (at[0], at[-1]))
             print(
-                f"first    {name}: first token after {at[0] - began:.3f} s, {tokens} tokens after {written:.2f} s"
-                f" ({tokens / written:.0f} tokens/s), built after {solid:.2f} s: {part.verdict}"
+                f"first    {name}: first token after {first:.3f} s ({first_ran:.3f} of them running), {len(at)} tokens after"
+                f" {last:.2f} s ({last_ran:.2f}), built after {solid:.2f} s: {part.verdict}"
             )
 
 
