@@ -74,6 +74,18 @@ INFER_ROWS = [
     ("max_new_tokens", "99", "infer.max_new_tokens", 99),
     ("temperature", "0.5", "infer.temperature", 0.5),
     ("top_p", "0.9", "infer.top_p", 0.9),
+    ("batch_size", "3", "infer.batch_size", 3),
+    ("candidates", "8", "infer.candidates", 8),
+    ("repair", None, "infer.repair", True),
+    ("grammar", "false", "infer.grammar", False),
+]
+OWN_ROWS = [
+    *(("infer", *row) for row in (*INFER_ROWS, ("units", "in", "infer.units", "in"), ("clean", None, "infer.clean", True))),
+    *(("eval", *row) for row in INFER_ROWS if row[0] != "out"),
+    ("eval", "out", "o", "eval.out", Path("o")),
+    ("eval", "split", "val", "eval.split", "val"),
+    ("eval", "modalities", "text", "eval.modalities", "text"),
+    ("eval", "samples", "5", "eval.samples", 5),
 ]
 
 
@@ -95,9 +107,7 @@ def spellings(name: str, value: str | None) -> list[list[str]]:
     return [[*flag, value] for flag in plain] + [[f"{flag[0]}={value}"] for flag in plain]
 
 
-@pytest.mark.parametrize(
-    "row", [("train", *r) for r in ROWS] + [("infer", *r) for r in INFER_ROWS], ids=lambda r: f"{r[1]}-{r[2]}"
-)
+@pytest.mark.parametrize("row", [("train", *r) for r in ROWS] + OWN_ROWS, ids=lambda r: f"{r[0]}-{r[1]}-{r[2]}")
 def test_the_guides_flags(row):
     command, name, written, key, value = row
     for words in spellings(name, written):
@@ -107,7 +117,7 @@ def test_the_guides_flags(row):
 
 
 def test_every_flag_of_the_table_has_a_row():
-    assert {flag.name for flag in FLAGS} == {row[0] for row in ROWS + INFER_ROWS} | {"start_from_stage"}
+    assert {flag.name for flag in FLAGS} == {row[0] for row in ROWS} | {row[1] for row in OWN_ROWS} | {"start_from_stage"}
 
 
 def test_start_from_stage():
