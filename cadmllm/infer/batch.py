@@ -7,6 +7,7 @@ settings, and its files are there, too. Whatever else is in the folder is answer
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -104,6 +105,7 @@ def run_batch(cad: CadModel, file: Path | BatchFile, out: Path, console: Console
     if batch.commented:
         console.note(f"{batch.path}: lines that begin with '#' and are left out: {batch.commented}")
     with Results(out / RESULTS) as results:
+        _sweep(out)
         states = _states(cad, batch, out, results, report, console)
         _say_before(states, results, batch, console)
         results.put_in_order(line.id for line in batch)
@@ -120,6 +122,15 @@ def run_batch(cad: CadModel, file: Path | BatchFile, out: Path, console: Console
         report.seconds = time.perf_counter() - began
         report.solids_per_second = (report.verdicts[Verdict.OK.value] - solids_before) / max(report.seconds, 1e-9)
     return report
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a killed run had begun to write; the results are held, so that no other batch is writing here."""
+    for pattern in (".cadmllm-*", "*/.cadmllm-*", "*/*/.cadmllm-*"):
+        for folder in out.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+    for draft in out.glob(f".{Path(RESULTS).stem}.*{Path(RESULTS).suffix}"):
+        draft.unlink(missing_ok=True)
 
 
 def _states(cad: CadModel, batch: BatchFile, out: Path, results: Results, report: BatchReport, console: Console) -> bytearray:
@@ -194,6 +205,7 @@ class _Run:
     ) -> None:
         self.cad, self.batch, self.out, self.results = cad, batch, out, results
         self.report, self.console, self.bar = report, console, bar
+        self.answers = report.kept > 0  # whether the model has ever answered
         self.side_by_side = max(1, cad.settings.infer.batch_size // cad.settings.infer.candidates)
 
     def go(self, states: bytearray) -> None:
@@ -228,15 +240,15 @@ class _Run:
     def _answers(self, group: list[Line]) -> list[Part | CadmllmError]:
         """An answer a line. What is wrong with one of them stops neither its neighbours nor the run."""
         try:
-            return list(self.cad.answer(line.request for line in group))
+            answers = list(self.cad.answer(line.request for line in group))
         except CadmllmError as error:
             if error.code not in ONES_OWN:
                 raise
-            alone = [self._alone(line) for line in group]
-            # before anything has come out, it is taken for what concerns all lines
-            if self.report.verdicts.keys() <= {ERROR} and all(isinstance(answer, CadmllmError) for answer in alone):
-                raise
-            return alone
+            answers = [self._alone(line) for line in group]
+            if not self.answers and all(isinstance(answer, CadmllmError) for answer in answers):
+                raise  # before anything has come out, it is taken for what concerns all lines
+        self.answers |= not all(isinstance(answer, CadmllmError) for answer in answers)
+        return answers
 
     def _alone(self, line: Line) -> Part | CadmllmError:
         try:

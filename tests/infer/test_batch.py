@@ -277,3 +277,15 @@ def test_a_bad_file_touches_nothing(tmp_path: Path) -> None:
     with pytest.raises(CadmllmError, match="did you mean"):
         run(FakeModel(), file)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_kill_left_half_written_goes(file: Path, tmp_path: Path) -> None:
+    run(FakeModel(), file)
+    before = everything(tmp_path / "out")
+    for place in (".cadmllm-a", "p1/.cadmllm-b", "0000/x/.cadmllm-c"):
+        folder = tmp_path / "out" / place
+        folder.mkdir(parents=True)
+        (folder / "model.step").write_text("half")
+    (tmp_path / "out" / ".results.abc.jsonl").write_text("half")
+    run(FakeModel(), file)
+    assert everything(tmp_path / "out") == before
