@@ -6,6 +6,8 @@ import numpy as np
 
 from cadmllm.corpus.limits import at_most_triangles
 
+MOST_CORNERS = 10_000  # of a polygon that is not convex: cutting takes the square of them at worst
+
 
 def triangles(vertices: np.ndarray, corners: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Triangles of polygons, oriented as these.
@@ -23,7 +25,7 @@ def triangles(vertices: np.ndarray, corners: np.ndarray, sizes: np.ndarray) -> n
 
     Raises:
         TooMany: more triangles than are read.
-        ValueError: an index that names no vertex.
+        ValueError: an index that names no vertex, a polygon that cannot be cut.
     """
     if len(corners) and not 0 <= int(corners.min()) <= int(corners.max()) < len(vertices):
         wrong = int(np.flatnonzero((corners < 0) | (corners >= len(vertices)))[0])
@@ -60,6 +62,8 @@ def _cut(vertices: np.ndarray, polygon: np.ndarray) -> np.ndarray:
     """Triangles [T, 3] of one polygon that is not convex."""
     from manifold3d import triangulate
 
+    if len(polygon) > MOST_CORNERS:
+        raise ValueError(f"a face that is not convex has {len(polygon):,} corners, more than the {MOST_CORNERS:,} that are cut")
     points = vertices[polygon]
     normal = _normals(points[None])[0]
     length = float(np.linalg.norm(normal))
@@ -68,4 +72,8 @@ def _cut(vertices: np.ndarray, polygon: np.ndarray) -> np.ndarray:
     normal = normal / length
     across = np.cross(normal, np.eye(3)[np.abs(normal).argmin()])
     flat = (points - points.mean(axis=0)) @ np.column_stack([across, np.cross(normal, across)])
-    return polygon[np.asarray(triangulate([flat]), np.int64).reshape(-1, 3)]
+    try:
+        found = triangulate([flat])
+    except RuntimeError as error:
+        raise ValueError(f"a face of {len(polygon)} corners cannot be cut into triangles ({str(error)[:80]})") from error
+    return polygon[np.asarray(found, np.int64).reshape(-1, 3)]

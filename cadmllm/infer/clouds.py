@@ -32,7 +32,7 @@ REMEDIES = {
     "E431": "remove the points that are not finite: points = points[numpy.isfinite(points).all(axis=1)]",
     "E432": "give at least 16 points; a few thousand say most",
     "E433": "give points of the whole surface",
-    "E437": "give fewer, e.g. points[::10]: an encoder sees a few thousand",
+    "E437": "give fewer, e.g. every tenth (points[::10]): an encoder sees a few thousand",
 }
 
 

@@ -32,7 +32,7 @@ def path_of(value: str | os.PathLike[str], code: str) -> Path:
     if not text.strip():
         raise CadmllmError(code, "a file's name is empty", "name a file")
     if _ADDRESS.match(text):
-        shown = printable(text)
+        shown = printable(re.sub(":/+", "://", text, count=1))  # a Path has one stroke left
         message = f"{shown} is an address, not a file, and nothing is fetched from the network"
         raise CadmllmError(code, message, f"download it first (`curl -LO {shown}`) and name the file")
     return local_path(text).expanduser() if text.startswith("~/") else local_path(text)

@@ -189,7 +189,9 @@ def test_faces_of_many_corners() -> None:
     assert len(read(binary, "a.ply").mesh.faces) == 3
 
 
-def test_other_things_in_an_obj() -> None:
+def test_other_things_in_an_obj(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.open", None)  # whatever a file names is not opened
+    monkeypatch.setattr("os.open", None)
     text = "mtllib /etc/passwd\n# remark\no one\nv 0 0 0 0.5 0.5 0.5\nv 1 0 0\nvn 0 0 1\nvt 0 0\nv 0 \\\n1 0\ns off\nusemtl x\n"
     assert len(read(text + "f 1/1/1 2/1/1 3/1/1\ng two\nl 1 2\nv 0 0 1\nf -4 -3 -1\n", "a.obj").mesh.faces) == 2
 
@@ -382,3 +384,9 @@ def test_a_ply_is_a_mesh_by_its_faces() -> None:
     assert not is_mesh(b"junk", Path("a.ply"))
     assert is_mesh(b"junk", Path("a.OBJ"))
     assert not is_mesh(b"junk", Path("a.xyz"))
+
+
+def test_a_face_that_would_take_for_ever_to_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    ell = "v 0 0 0\nv 2 0 0\nv 2 1 0\nv 1 1 0\nv 1 2 0\nv 0 2 0\nf 1 2 3 4 5 6\n"
+    monkeypatch.setattr("cadmllm.corpus.polygons.MOST_CORNERS", 5)
+    assert "6 corners" in refused("E438", ell, "a.obj")
