@@ -235,9 +235,7 @@ def sizes() -> None:
             found = fit(scaled(part.program, factor), None, None, dimensions)
             right = max(abs(own * factor - 1.0) for own in found.factors) < 0.005
             kept, restored = kept + (right and factor == 1.0), restored + (right and factor != 1.0)
-    print(
-        f"\n{count} captions with dimensions: {kept} right answers left as they are, {restored} of 1.3 times the size brought back"
-    )
+    print(f"\n{count} captions with dimensions: {kept} right answers left alone, {restored} of 1.3 times the size brought back")
 
 
 if __name__ == "__main__":

@@ -102,8 +102,11 @@ def _outline_width(difference: np.ndarray, mask: np.ndarray) -> float:
     if not levels[:2].max() > OUTLINED * inner:
         return 0.0
     excess = (levels - inner) / (np.nanmax(levels[:3]) - inner)
-    stop = next((k for k, value in enumerate(excess) if not value > 0.1), len(excess))
-    return float(excess[:stop].sum())
+    # where it has fallen to a half, between the middles of two rings; what fades more slowly is the shade of a round face
+    fallen = next((k for k in range(1, len(excess)) if not excess[k] > 0.5), 0)
+    if not fallen or np.isnan(excess[fallen]):
+        return 0.0
+    return fallen - 0.5 + float((excess[fallen - 1] - 0.5) / max(excess[fallen - 1] - excess[fallen], 1e-9))
 
 
 def _smaller(picture: np.ndarray) -> np.ndarray:
