@@ -287,6 +287,11 @@ def build_into(
             output.write_step(shape, *files["step"], unit)
     except BuildFailure as failure:
         return BuildResult(failure.verdict, failure.reason, seconds=time.perf_counter() - began, where=failure.where)
+    except Exception as failure:  # the kernel's exceptions have no common base class
+        if not type(failure).__module__.startswith("OCP"):
+            raise
+        reason = f"measuring, triangulating or writing it failed: {type(failure).__name__}: {failure}"
+        return BuildResult(Verdict.BUILD, reason, seconds=time.perf_counter() - began)
     for kind in ("stl", "glb"):
         if kind in files and triangles is not None:
             path, name = files[kind]

@@ -336,6 +336,25 @@ def test_deflection_bounds_the_error_of_the_mesh():
         assert abs(mesh.box[1][0] - 50.0) <= 100.0 * share
 
 
+def test_a_part_below_a_micrometre_has_a_mesh_all_the_same():
+    result = build(Job(program(extrude(circle(0, 0, 2e-5), one=5e-5)), mesh=True))
+    assert result.ok, result.reason
+    assert result.mesh is not None
+    assert result.mesh.closed
+
+
+def test_a_kernel_that_fails_behind_the_last_extrude_is_a_verdict(monkeypatch):
+    from OCP.Standard import Standard_NumericError
+
+    def refuse(shape):
+        raise Standard_NumericError("BRepMesh: invalid parameter value")
+
+    monkeypatch.setattr(kernel, "tessellate", refuse)
+    result = build(Job(BOX, mesh=True))
+    assert (result.verdict, result.where) == (Verdict.BUILD, None)
+    assert "invalid parameter value" in result.reason
+
+
 def test_results_are_values():
     result = build(Job(BOX))
     assert replace(result, seconds=0.0) == replace(build(Job(BOX)), seconds=0.0)

@@ -39,6 +39,7 @@ from cadmllm.errors import CadmllmError
 
 STEP_UNITS = {"mm": "MM", "cm": "CM", "m": "M", "in": "INCH", "ft": "FT"}
 WIDEST = 1  # of OpenCASCADE's write.precision.mode: the file's uncertainty is the largest tolerance of the shape
+FINEST = 1.1e-7  # mm: the kernel refuses to triangulate to less than its resolution
 STAMP = "2000-01-01T00:00:00"  # a fixed time: the same program gives the same bytes
 
 
@@ -66,7 +67,7 @@ def triangulate(shape, deflection: float, angle: float) -> Mesh:
     """
     BRepTools.Clean_s(shape, True)
     wanted = IMeshTools_Parameters()
-    wanted.Deflection = wanted.DeflectionInterior = deflection * longest_side([shape])
+    wanted.Deflection = wanted.DeflectionInterior = max(deflection * longest_side([shape]), FINEST)
     wanted.Angle = wanted.AngleInterior = angle
     # ten times faster than the default for plates with hundreds of holes, and the same triangles elsewhere
     wanted.MeshAlgo = IMeshTools_MeshAlgoType.IMeshTools_MeshAlgoType_Delabella
