@@ -252,7 +252,7 @@ def named_place(error: CadmllmError) -> int:
 
 
 @given(st.integers(0, 2**32), st.integers(12, 160))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_every_accepted_sequence_is_a_program_and_what_it_becomes_is_accepted_again(seed: int, limit: int):
     tokens = walk(seed, limit)
     assert len(tokens) <= limit
@@ -270,7 +270,7 @@ def test_every_accepted_sequence_is_a_program_and_what_it_becomes_is_accepted_ag
 
 def test_walks_reach_every_state_and_every_command():
     seen, used = set(), Counter()
-    for seed in range(400):
+    for seed in range(250):
         state = START
         for token in walk(seed, 120):
             used[token] += 1
@@ -284,7 +284,7 @@ def test_walks_reach_every_state_and_every_command():
 def test_a_sequence_with_a_change_is_read_or_refused_where_a_person_stops(kind: str):
     rng = np.random.default_rng(8)
     outcomes = Counter()
-    for seed in range(250):
+    for seed in range(150):
         tokens = spoil(walk(seed, int(rng.integers(12, 100))), kind, rng)
         wrong = first_wrong(tokens)
         outcomes[wrong is None] += 1
@@ -297,7 +297,7 @@ def test_a_sequence_with_a_change_is_read_or_refused_where_a_person_stops(kind: 
             decode(tokens)
         assert caught.value.code == "E211"
         assert named_place(caught.value) == wrong
-    assert outcomes[False] > 100
+    assert outcomes[False] > 60
     assert outcomes[True] > 0 or kind in ("truncate", "append", "delete")
 
 
