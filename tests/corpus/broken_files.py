@@ -73,6 +73,16 @@ def _ply(points: np.ndarray) -> bytes:
     return head.encode() + points.astype("<f4").tobytes()
 
 
+def _billion(points: np.ndarray) -> bytes:
+    return _ply(points).replace(f"vertex {len(points)}".encode(), b"vertex 1000000000")
+
+
+def _mesh(points: np.ndarray) -> bytes:
+    head, _, rows = _ply(points).partition(b"end_header\n")
+    head += b"element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    return head + rows + struct.pack("<Biii", 3, 0, 1, 2)
+
+
 def _bomb(points: np.ndarray) -> bytes:
     """An archive that says that it unfolds into four gigabytes."""
     raw = bytes_of(".npz", points=points)
@@ -105,6 +115,8 @@ CLOUDS = [
     instead("a .ply cut short", ".ply", lambda p: cut(_ply(p)), "E422"),
     instead("a .ply of another kind", ".ply", lambda p: b"ply\nformat yaml 1.0\nend_header\n", "E404"),
     instead("an archive that unfolds for ever", ".npz", _bomb, "E404"),
+    instead("a .ply that claims a billion points", ".ply", _billion, "E437"),
+    instead("a mesh among the clouds", ".ply", _mesh, "E438", None),
     cloud("points of the wrong shape", _points(lambda p: p[:, :2]), "E430"),
     cloud("points that are text", _points(lambda p: p.astype(str)), "E430"),
     cloud("normals of other points", lambda arrays: arrays.update(normals=arrays["normals"][:7]), "E430"),
