@@ -85,6 +85,8 @@ def parsed(line: str):
     rest, shared = split(root, shlex.split(line)[1:])
     place: object = root
     while isinstance(place, typer.core.TyperGroup):
+        if place is not root and place.invoke_without_command and (not rest or rest[0].startswith("-")):
+            break  # `eval` does something by itself
         if rest[0].startswith("-"):
             assert rest in (["--help"], ["--version"])
             return shared

@@ -95,7 +95,9 @@ def settle(found: Iterable[Row], ran: Evaluation) -> tuple[list[Row], list[Row]]
         ran.notes.append(f"{len(unscored)} rows lack a measure; the first is {some['id']}: {some['reason']}")
     if not kept and bad:
         raise CadmllmError(
-            "E712", f"none of the {len(bad)} truths is a solid; the first is {first}: {bad[first]}", f"look at it: {first}"
+            "E712",
+            f"none of the {len(bad)} truths is a solid; the first is {first}: {bad[first]}",
+            "see what is in such a file: cadmllm eval mesh FILE",
         )
     if not kept:
         raise CadmllmError("E713", "not one id could be shown", "see what is wrong with the data: cadmllm data check")

@@ -120,7 +120,7 @@ def choose_side(dataset: DataSet, asked: EvalSettings) -> Side:
     """
     train, val = dataset.split()
     found = {"train": train, "val": val, "test": dataset.test_ids()}
-    split, notes = asked.split, []
+    split, notes = asked.split, [f"{problem.code} {problem.message}" for problem in dataset.of_lists]
     if split == "test" and not found["test"]:
         split = "val"
         notes.append(
@@ -285,13 +285,20 @@ def answers(
             group = case.ids[first : first + together]
             if all((case.name, id_) in done for id_ in group):
                 continue
-            for asked in _answer_group(cad, dataset, case, group, settings, left, console):
+            for asked in _answer_group(cad, dataset, case, group, done, settings, left, console):
                 if (case.name, asked.id) not in done:
                     yield asked
 
 
 def _answer_group(
-    cad: CadModel, dataset: DataSet, case: Case, ids: Sequence[str], settings: Settings, left: LeftOut, console: Console
+    cad: CadModel,
+    dataset: DataSet,
+    case: Case,
+    ids: Sequence[str],
+    done: set[Key],
+    settings: Settings,
+    left: LeftOut,
+    console: Console,
 ) -> Iterator[Asked]:
     requests, truths = [], []
     for id_ in ids:
@@ -303,8 +310,10 @@ def _answer_group(
             console.warn(f"{id_} ({case.name}) is left out: {error.code} {error.message}")
             continue
         requests.append(Request(id_, sample.caption, shown=Shown(sample, [], [])))
+    if all((case.name, request.name) in done for request in requests):
+        return  # what is missing cannot be shown
     # one attempt: how often a model fails at the first go is what is measured
-    parts = cad.answer(requests, attempts=1) if requests else []
+    parts = cad.answer(requests, attempts=1)
     for request, truth, part in zip(requests, truths, parts, strict=True):
         if isinstance(part, CadmllmError):
             left.note(case.name, part.code)

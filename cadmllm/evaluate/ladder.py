@@ -17,7 +17,12 @@ MEANS = (IOU_ALL, "iou", "f_score_0.02", "cd", "normal_consistency")
 
 def tables(report: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
     """(title, lines, the head being the first) of each curve."""
-    return [(f"{curve['title']} (shown: {plain(curve['shown'])})", _lines(curve)) for curve in report["curves"]]
+    return [(_title(curve), _lines(curve)) for curve in report["curves"]]
+
+
+def _title(curve: Mapping[str, Any]) -> str:
+    whole = plain(curve["shown"])
+    return f"Modalities dropped from {whole}" if curve["name"] == "modalities" else f"{curve['title']} (shown: {whole})"
 
 
 def _lines(curve: Mapping[str, Any]) -> list[list[str]]:

@@ -139,7 +139,7 @@ def _of_modalities(dataset: DataSet, ids: Sequence[str], have: set[str], most: i
     if len(names) < 2 or not found:
         return []
     levels = tuple(Level(name, None, Case(f"modalities/{name}", name, found)) for name in names)
-    return [Curve("modalities", f"Modalities that are shown (trained with {richest})", richest, levels)]
+    return [Curve("modalities", "Modalities that are shown", richest, levels)]
 
 
 def cases_of(curves: Sequence[Curve]) -> list[Case]:

@@ -123,6 +123,7 @@ def sources_of(cad: CadModel, dataset: DataSet, side: Side) -> list[dict[str, st
     return [
         {"what": "checkpoint", "is": f"{cad.name} (stage {cad.model.stage})"},
         {"what": "data", "is": f"{shown(dataset.data.root)}, split {side.split} ({len(side.ids):,} usable ids)"},
+        {"what": "computed on", "is": f"{cad.model.device} in {cad.settings.dtype}"},
     ]
 
 
