@@ -1,7 +1,7 @@
 """A limit on what worker processes take in memory, held from outside: a thread looks, and kills what is above.
 
 Limits of the system (RLIMIT_AS, RLIMIT_DATA) make an allocation fail inside the kernel, which then crashes, or calls it a failed
-boolean, or leaves half a shape: nobody could say any more that memory was the reason. A look costs some 50 microseconds.
+boolean, or leaves half a shape: nobody could say any more that memory was the reason. A look costs a fraction of a millisecond.
 """
 
 from __future__ import annotations

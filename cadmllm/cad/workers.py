@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -105,6 +106,10 @@ class Crew(Generic[R]):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def warm(self) -> None:
+        """Start the process that workers are forked from; it loads the kernel, which takes seconds, while the caller goes on."""
+        forkserver.ensure_running()
 
     @property
     def pids(self) -> list[int]:

@@ -48,8 +48,10 @@ def load(checkpoint: str | Path | None = None, *, settings: Settings | None = No
     chosen = (settings or Settings()).model_copy(deep=True)
     if checkpoint is not None:
         chosen.infer.checkpoint = Path(checkpoint)
-    console = console or Console(quiet=True)
-    return CadModel(load_checkpoint(chosen, console), chosen, console)
+    console, kernel = console or Console(quiet=True), chosen.kernel
+    workshop = Workshop(kernel.workers, kernel.timeout, memory=kernel.memory)
+    workshop.warm()  # the kernel is loaded while the model is
+    return CadModel(load_checkpoint(chosen, console), chosen, console, workshop)
 
 
 class CadModel:
@@ -63,11 +65,9 @@ class CadModel:
         console: where it is said when memory ran out.
     """
 
-    def __init__(self, checkpoint: Checkpoint, settings: Settings, console: Console) -> None:
-        self.checkpoint, self.settings, self.console = checkpoint, settings, console
+    def __init__(self, checkpoint: Checkpoint, settings: Settings, console: Console, workshop: Workshop) -> None:
+        self.checkpoint, self.settings, self.console, self.workshop = checkpoint, settings, console, workshop
         self.described = checkpoint.described()
-        kernel = settings.kernel
-        self.workshop = Workshop(kernel.workers, kernel.timeout, memory=kernel.memory)
 
     @property
     def model(self) -> CadMLLM:
