@@ -263,7 +263,7 @@ def test_a_session_at_a_terminal(tmp_path: Path, run_dir: Path) -> None:
         terminal.type("\x03")
         terminal.until("stopped: ")
         terminal.until("cadmllm> ")
-        terminal.type("/p\tc\t\n")
+        terminal.type("/p\tc.\t\n")
         terminal.until("points: c.ply")
         terminal.type("/quit\n")
         assert os.waitpid(terminal.pid, 0)[1] == 0
