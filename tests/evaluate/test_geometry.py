@@ -199,3 +199,27 @@ def test_any_triangles_have_finite_distances(count, seed, scale):
     assert overlap(centred(L), centred(shape.mesh)).iou == pytest.approx(one["iou"], abs=1e-6)
     itself = overlap(centred(shape.mesh), centred(shape.mesh)).iou
     assert math.isnan(itself) or itself == pytest.approx(1.0, abs=1e-6)
+
+
+def test_open_triangles_that_manifold3d_crashes_on():
+    random = np.random.default_rng(61)  # found by chance
+    count, scale = int(random.integers(1, 13)), float(random.choice([1.0, 1e-8, 1e12]))
+    shape = of_triangles(random.integers(-2, 3, (count + 3, 3)) * scale, random.integers(0, count + 3, (count, 3)))
+    assert overlap(centred(shape.mesh), centred(L)).method == "sampled"
+
+
+def test_a_shell_that_crosses_itself_is_counted_where_its_booleans_do_not_add_up():
+    """Tetrahedra through each other on the same eight points: closed, but no solid."""
+    sampled = 0
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        faces = []
+        for _ in range(5):
+            a, b, c, d = random.choice(8, 4, replace=False)
+            faces += [[a, b, c], [a, c, d], [a, d, b], [b, d, c]]
+        shape = of_triangles(random.integers(-2, 3, (8, 3)).astype(float), np.array(faces))
+        found = overlap(centred(shape.mesh), centred(L))
+        sampled += found.method == "sampled"
+        assert 0.0 <= found.iou <= 1.0
+        assert overlap(shape.mesh, shape.mesh).iou in (pytest.approx(1.0), pytest.approx(math.nan, nan_ok=True))
+    assert sampled
