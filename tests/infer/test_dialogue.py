@@ -43,7 +43,9 @@ def test_a_line_is_a_prompt(talk: Dialogue) -> None:
     assert turn.request is not None
     assert (turn.request.text, turn.request.images, turn.request.points, turn.request.size) == ("a plate", (), (), None)
     assert turn.settings is talk.settings
-    assert talk.handle("//not a command").request.text == "/not a command"  # ty: ignore[unresolved-attribute]
+    slashed = talk.handle("//not a command").request
+    assert slashed is not None
+    assert slashed.text == "/not a command"
     assert talk.handle("   ").deed == ""
 
 
