@@ -48,7 +48,7 @@ def main() -> None:
     if asked.all:
         summarise(rows, resamples=asked.resamples)
     else:
-        group(rows, Bootstrap(asked.resamples, 0), "text")
+        group(rows, Bootstrap(asked.resamples, 0))
     ours = time.process_time() - began
     print(f"{len(rows):,} rows, {len(METRICS) + 1} metrics, {asked.resamples:,} resamples: {ours:.1f} s of CPU time")
     if not asked.all:

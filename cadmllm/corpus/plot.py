@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageChops, ImageColor, ImageDraw
 
 from cadmllm.corpus.charts import short
 from cadmllm.corpus.lettering import Lettering
@@ -25,7 +25,7 @@ class Curve:
     """One curve: what it was at each step, and the smoothed line through it.
 
     Attributes:
-        name: in the legend.
+        name: in the legend; '' is not.
         x, y: steps and values; NaN is a gap.
         colour: of the line; the values behind it are drawn in a pale one.
         span: steps that the line is the mean of (exponentially weighted); 1 draws the values themselves.
@@ -188,7 +188,8 @@ class Plot:
                 if math.isfinite(py):
                     r = 3.5 * FINE
                     self._pen.ellipse((px - r, py - r, px + r, py + r), curve.colour, PANEL, FINE)
-        self._legend.append((curve.name, curve.colour, curve.dashed))
+        if curve.name:
+            self._legend.append((curve.name, curve.colour, curve.dashed))
 
     def _trace(
         self, x: np.ndarray, y: np.ndarray, colour: str, width: int, parts: Sequence[tuple[int, int]], *, dashed: bool = False
@@ -212,11 +213,13 @@ class Plot:
     def band(self, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str) -> None:
         """The ground between two curves, very pale: an interval. Draw it before the curves; where an end is NaN there is none."""
         px, bottom, top = self._x(x), self._y(low), self._y(high)
+        glass = Image.new("RGB", self._image.size, "#ffffff")  # what lies below is seen through it
         for a, b in runs(np.isfinite(bottom) & np.isfinite(top)):
             if b - a > 1:
                 there = list(zip(px[a:b].tolist(), top[a:b].tolist(), strict=True))
                 back = list(zip(px[a:b].tolist(), bottom[a:b].tolist(), strict=True))
-                self._pen.polygon([*there, *reversed(back)], pale(colour, 0.85))
+                ImageDraw.Draw(glass).polygon([*there, *reversed(back)], pale(colour, 0.85))
+        self._image.paste(ImageChops.multiply(self._image, glass))
 
     def shares(self, x: np.ndarray, stages: Sequence[tuple[int, int]], parts: Sequence[tuple[str, np.ndarray, str]]) -> None:
         """Draw shares on top of one another: (name, values [steps], colour) from below; `stages` are index ranges."""

@@ -112,7 +112,7 @@ def _chart(
         reference = curve["as_it_is"] and _one(curve["as_it_is"], key, which, scale)
         if reference is not None:
             ends = np.array([-AIR, len(mean) - 1 + AIR])
-            plot.curve(Curve("as in the files", ends, np.full(2, reference), pale(colour, 0.35), dashed=True))
+            plot.curve(Curve("", ends, np.full(2, reference), pale(colour, 0.35), dashed=True))
         plot.curve(Curve(plain(curve["shown"]), np.arange(len(mean)).astype(float), mean, colour, dots=True))
     plot.finish()
 

@@ -198,7 +198,7 @@ def _finish(
     by: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by.setdefault(str(row["combination"]), []).append(row)
-    groups = {name: group(part, draws, name) for name, part in by.items()}
+    groups = {name: group(part, draws) for name, part in by.items()}
     report: dict[str, Any] = {
         "evaluation": ran.identity,
         "sources": ran.sources,
@@ -207,7 +207,7 @@ def _finish(
         "left_out": ran.left.plain(),
         "notes": ran.notes,
         "curves": [_plain(curve, groups) for curve in curves],
-        "floor": group(floor, draws, "floor"),
+        "floor": group(floor, draws),
         "seconds": ran.seconds,
         "files": [*ladder.FILES, ledger.path.name, ledger.beside.name],
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +36,7 @@ def summarise(rows: Sequence[Row], floor: Sequence[Row] = (), *, resamples: int 
         rows: of answers, any number and order.
         floor: of truths against themselves.
         resamples: behind the 95 % intervals; 0: none.
-        seed: of the resamples; a group's own depend on its name, too, so that one more combination changes no other.
+        seed: of the resamples; groups of the same ids have the same ones.
 
     Returns:
         {"all": group, "combinations": {name: group}, "by_extrudes": {name: {"1" .. "6+": group}} (name also "all"), "floor":
@@ -50,10 +49,10 @@ def summarise(rows: Sequence[Row], floor: Sequence[Row] = (), *, resamples: int 
     of_all = {"all": list(rows), **of}
     draws = Bootstrap(resamples, seed)
     return {
-        "all": group(rows, draws, "all"),
-        "combinations": {name: group(part, draws, name) for name, part in of.items()},
-        "by_extrudes": {name: _by_extrudes(part, draws, name) for name, part in of_all.items()},
-        "floor": group(floor, draws, "floor") if floor else None,
+        "all": group(rows, draws),
+        "combinations": {name: group(part, draws) for name, part in of.items()},
+        "by_extrudes": {name: _by_extrudes(part, draws) for name, part in of_all.items()},
+        "floor": group(floor, draws) if floor else None,
     }
 
 
@@ -62,16 +61,16 @@ def place_of(combination: str) -> tuple[int, str]:
     return SHOWN.index(combination) if combination in SHOWN else len(SHOWN), combination
 
 
-def _by_extrudes(rows: Sequence[Row], draws: Bootstrap, name: str) -> dict[str, Any]:
+def _by_extrudes(rows: Sequence[Row], draws: Bootstrap) -> dict[str, Any]:
     parts: dict[str, list[Row]] = {}
     for row in rows:
         count = row.get("extrudes")
         if count:  # a mesh has none
             parts.setdefault(EXTRUDES[min(int(count), len(EXTRUDES)) - 1], []).append(row)
-    return {key: group(parts[key], draws, f"{name}/{key}") for key in EXTRUDES if key in parts}
+    return {key: group(parts[key], draws) for key in EXTRUDES if key in parts}
 
 
-def group(rows: Sequence[Row], draws: Bootstrap, name: str) -> dict[str, Any]:
+def group(rows: Sequence[Row], draws: Bootstrap) -> dict[str, Any]:
     """The figures of some rows; see `summarise`."""
     verdicts = Counter(str(row["verdict"]) for row in rows)
     count = len(rows)
@@ -80,7 +79,7 @@ def group(rows: Sequence[Row], draws: Bootstrap, name: str) -> dict[str, Any]:
     owners = np.array([place[str(row["id"])] for row in rows], dtype=np.int64)
     columns = columns_of(rows)
     valid = np.array([row["verdict"] == Verdict.OK for row in rows], dtype=float)
-    told = draws.intervals({"valid": valid, **columns}, owners, len(place), name)
+    told = draws.intervals({"valid": valid, **columns}, owners, len(place))
     share = told.pop("valid", {})
     return {
         "count": count,
@@ -132,20 +131,19 @@ class Bootstrap:
     resamples: int
     seed: int
 
-    def intervals(self, columns: Mapping[str, np.ndarray], owners: np.ndarray, ids: int, name: str) -> dict[str, dict[str, Any]]:
+    def intervals(self, columns: Mapping[str, np.ndarray], owners: np.ndarray, ids: int) -> dict[str, dict[str, Any]]:
         """Mean and median of each column, with their percentile intervals.
 
         Args:
             columns: values [N]; NaN is no value.
             owners: [N], the id of each row as a number 0..ids-1.
-            ids: how many there are.
-            name: of the group, part of the seed.
+            ids: how many there are; two groups of the same ids are drawn alike, so that their figures compare.
         """
         sorted_columns = {key: _Column(values, owners, ids) for key, values in columns.items()}
         sorted_columns = {key: column for key, column in sorted_columns.items() if len(column.values)}
         means: dict[str, list[np.ndarray]] = {key: [] for key in sorted_columns}
         medians: dict[str, list[np.ndarray]] = {key: [] for key in sorted_columns}
-        for weights in self._weights(ids, name):
+        for weights in self._weights(ids):
             for key, column in sorted_columns.items():
                 means[key].append(column.means(weights))
                 medians[key].append(column.medians(weights))
@@ -160,10 +158,9 @@ class Bootstrap:
             }
         return told
 
-    def _weights(self, ids: int, name: str) -> Iterable[np.ndarray]:
+    def _weights(self, ids: int) -> Iterable[np.ndarray]:
         """How often each id is drawn: float32 [resamples of a portion, ids], portion by portion."""
-        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-        random = np.random.default_rng([self.seed, key])
+        random = np.random.default_rng(self.seed)
         left = self.resamples if ids else 0
         while left:
             count = min(left, max(1, AT_ONCE // ids))

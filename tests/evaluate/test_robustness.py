@@ -86,7 +86,7 @@ def told(*ious: float | None) -> dict[str, Any]:
         {"id": f"{k}", "combination": "x", "verdict": "OK" if iou is not None else "BUILD", "iou": iou, "cd": iou}
         for k, iou in enumerate(ious)
     ]
-    return group(rows, Bootstrap(20, 0), "x")
+    return group(rows, Bootstrap(20, 0))
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_metrics_of_programs_count_where_there_is_no_solid():
 
 
 def test_all_invalid_still_has_a_mean_of_zero():
-    found = group([row("a", verdict="EMPTY")], Bootstrap(10, 0), "x")
+    found = group([row("a", verdict="EMPTY")], Bootstrap(10, 0))
     assert found["metrics"]["iou_all"]["mean"] == 0.0
     assert "iou" not in found["metrics"]
 
@@ -89,7 +89,7 @@ def test_a_median_outside_the_first_window_is_found():
 def test_the_interval_is_that_of_the_mean():
     """Of 400 normal numbers: the interval's half width is 1.96 standard errors, as theory has it for a sample this large."""
     values = np.random.default_rng(1).normal(10.0, 2.0, 400)
-    found = Bootstrap(4000, 0).intervals({"x": values}, np.arange(400), 400, "n")["x"]
+    found = Bootstrap(4000, 0).intervals({"x": values}, np.arange(400), 400)["x"]
     low, high = found["mean_95"]
     half = 1.96 * values.std() / 20.0
     assert low == pytest.approx(values.mean() - half, abs=0.05 * half)
@@ -106,7 +106,7 @@ def test_rows_of_one_id_are_drawn_together():
     apart = [row(f"{c}/{k}", iou=float(k % 7) / 7.0) for c in range(4) for k in range(60)]
     widths = []
     for given_rows in (rows, again, apart):
-        low, high = group(given_rows, Bootstrap(2000, 0), "w")["metrics"]["iou"]["mean_95"]
+        low, high = group(given_rows, Bootstrap(2000, 0))["metrics"]["iou"]["mean_95"]
         widths.append(high - low)
     assert widths[1] == pytest.approx(widths[0], rel=1e-6)
     assert widths[2] == pytest.approx(widths[0] / 2.0, rel=0.1)
@@ -121,9 +121,9 @@ def test_one_combination_more_moves_no_other_interval():
 
 def test_portions_do_not_change_the_draws_of_others(monkeypatch):
     values, owners = np.arange(30.0), np.arange(30)
-    whole = Bootstrap(50, 3).intervals({"x": values}, owners, 30, "n")
+    whole = Bootstrap(50, 3).intervals({"x": values}, owners, 30)
     monkeypatch.setattr("cadmllm.evaluate.summary.AT_ONCE", 100)  # three resamples at a time
-    assert Bootstrap(50, 3).intervals({"x": values}, owners, 30, "n") == whole
+    assert Bootstrap(50, 3).intervals({"x": values}, owners, 30) == whole
 
 
 def test_no_rows_and_no_resamples():
