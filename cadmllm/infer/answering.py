@@ -155,7 +155,8 @@ def _mended(cad: CadModel, candidate: Candidate) -> Candidate:
 def _part(cad: CadModel, work: Work, asked: InferSettings, together: int) -> Part:
     """The chosen candidate in its final size, with the record of how it came about."""
     chosen = work.chosen
-    program, result, notes = chosen.program, chosen.result, list(work.shown.notes)
+    program, result = chosen.program, chosen.result
+    notes = [*work.shown.notes, *(work.choice.notes if work.choice else ())]
     if program is not None and result.ok and (work.size or work.dimensions):
         from cadmllm.infer.fitting import fit
 

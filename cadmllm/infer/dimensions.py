@@ -212,8 +212,8 @@ class _Reader:
                 self._noun(noun)
         if self.owner == "part" and ((nearby and nouns) or self._text(place + 1) == "each"):
             self.owner = "unknown"
-        if len(item.mm) == 3 and not self.told and not nouns and self.owner == "unknown":
-            self.owner = "part"  # 'a plate with rounded corners measuring 92 by 54 by 3 mm'
+        if len(item.mm) == 3 and not self.told and not nouns:
+            self.owner = "part"  # 'a plate with rounded corners measuring 92 by 54 by 3 mm', 'a plate with holes, 92 x 54 x 3 mm'
         if kind == "thickness" and self.owner == "hole":
             self.owner = "part"
         if item.mark == "thread" and self.owner == "part" and not _SCREWS & (self.own | set(nouns)):
