@@ -107,18 +107,22 @@ def geometry(answer: Mesh, truth: Mesh, *, points: int = POINTS, seed: int = 0) 
 def raw_geometry(a: Mesh, b: Mesh, *, points: int = POINTS, seed: int = 0) -> dict[str, Value | dict[str, float]]:
     """Distances of two meshes where they are and as large as they are, in their own unit.
 
+    Both surfaces are drawn from with the same random numbers: a mesh and itself have distance 0 and F-score 1.
+
     Returns:
         `chamfer_distance` (mean squared nearest distance, one way plus the other, in the square of the unit), `iou`,
-        `iou_method`, `f_score` ({"0.01": ...}: points within that share of the longest side of b) and `normal_consistency`.
+        `iou_method`, `f_score` ({"0.01": ...}: points within 0.01 of the unit), `f_score_relative` (within that share of the
+        longest side of b) and `normal_consistency`.
     """
-    one, two = surface(a, points, 2 * seed), surface(b, points, 2 * seed + 1)
+    one, two = surface(a, points, seed), surface(b, points, seed)
     found = match(one.points[:points], two.points[:points])
     common = overlap(centred(a, like=b), centred(b))  # the ratio does not depend on the frame, the booleans' tolerance does
     return {
         "chamfer_distance": found.chamfer,
         "iou": common.iou,
         "iou_method": common.method,
-        "f_score": {str(t): found.f_score(t * two.side) for t in THRESHOLDS},
+        "f_score": {str(t): found.f_score(t) for t in THRESHOLDS},
+        "f_score_relative": {str(t): found.f_score(t * two.side) for t in THRESHOLDS},
         "normal_consistency": _consistency(found, one, two, points),
     }
 

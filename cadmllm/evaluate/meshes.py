@@ -26,9 +26,8 @@ def measure(one: Path, other: Path | None, *, points: int, seed: int) -> Found:
     """Measure a shape, and its distances to another; in this process: see `measure_apart`.
 
     Returns:
-        the values of `COUNTED` of the first; with another also `chamfer_distance`, `iou`, `iou_method`, `f_score`,
-        `normal_consistency` and, under `truth`, the values of `COUNTED` of the other. Lengths in mm, areas in mm2; NaN where a
-        value is not defined.
+        the values of `COUNTED` of the first; with another also those of `raw_geometry` and, under `truth`, the values of
+        `COUNTED` of the other. Lengths in mm, areas in mm2; NaN where a value is not defined.
 
     Raises:
         CadmllmError: E712 (no shape in a file), E301 (a program or STEP file, and no kernel).
@@ -113,8 +112,10 @@ def table(found: Found) -> list[list[str]]:
     if truth:
         told = [(name, text(found[key]), good, says) for key, name, good, says in _COMPARED_TOLD]
         scores = [
-            (f"F-score {t}", text(found["f_score"][str(t)]), "1", f"points within {t} of B's longest side") for t in THRESHOLDS
+            (f"F-score {t}", text(found["f_score_relative"][str(t)]), "1", f"points within {t} of B's longest side")
+            for t in THRESHOLDS
         ]
+        scores += [(f"F-score {t} mm", text(found["f_score"][str(t)]), "1", f"points within {t} mm") for t in THRESHOLDS]
         how = "solids, by mesh booleans" if found["iou_method"] == "exact" else "solids, by sampling: a mesh is not closed"
         for name, value, good, says in (told[0], ("IoU", text(found["iou"]), "1", how), *scores, *told[1:]):
             lines.append([name, value, "", good, says])
@@ -136,6 +137,6 @@ _COUNTED_TOLD = (
     ("faces", "faces", "", "triangles"),
 )
 _COMPARED_TOLD = (
-    ("chamfer_distance", "chamfer, mm2", "0", "mean squared nearest distance, both ways added; two draws of points never give 0"),
+    ("chamfer_distance", "chamfer, mm2", "0", "mean squared nearest distance of surface points, both ways added"),
     ("normal_consistency", "normals", "1", "mean |cosine| of normals at nearest points"),
 )

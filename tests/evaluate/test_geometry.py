@@ -44,7 +44,17 @@ def test_the_chamfer_distance_of_plates():
     assert math.isnan(apart["iou"]), "neither bounds a volume"
     below = raw_geometry(sheet, moved(sheet, (0, 0, 0.019)))["f_score"]
     assert below["0.01"] == 0.0
-    assert below["0.02"] < 0.9 < below["0.05"]
+    assert below["0.02"] == below["0.05"] == 1.0
+
+
+def test_a_mesh_and_itself_and_thresholds_in_its_unit_and_in_its_size():
+    part = box((40, 20, 10))
+    found = raw_geometry(part, part)
+    assert (found["chamfer_distance"], found["iou"]) == (0.0, 1.0)
+    assert set(found["f_score"].values()) == set(found["f_score_relative"].values()) == {1.0}
+    apart = raw_geometry(moved(part, (0.0, 0.0, 0.3)), part)
+    assert apart["f_score"]["0.05"] < 0.9, "0.05 mm: the sides alone"
+    assert apart["f_score_relative"]["0.01"] == 1.0, "0.4 mm"
 
 
 def test_deepcads_distance_sees_the_place_and_not_the_size():

@@ -38,7 +38,8 @@ def test_the_triangles_of_a_file_are_measured_as_they_are(tmp_path, ending) -> N
 def test_against_another_in_the_files_own_size(tmp_path) -> None:
     one, other = save(tmp_path / "a.stl", cube(size=10.0)), save(tmp_path / "b.stl", cube((5, 0, 0), 10.0))
     found = measure(one, other, **QUICK)
-    assert set(found) == {*COUNTED, "chamfer_distance", "iou", "iou_method", "f_score", "normal_consistency", "truth"}
+    compared = {"chamfer_distance", "iou", "iou_method", "f_score", "f_score_relative", "normal_consistency"}
+    assert set(found) == {*COUNTED, *compared, "truth"}
     assert found["iou"] == pytest.approx(1 / 3)
     assert found["chamfer_distance"] > 1.0  # mm2: nothing is scaled to 1
     assert set(found["f_score"]) == {"0.01", "0.02", "0.05"}
