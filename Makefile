@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
-# Check, train the three stages, answer from a text, a cloud and a picture that training never saw, and judge 20 held-out prompts.
+# Check, train the three stages, answer from a text, a cloud and a picture that training never saw, and measure 20 answers to held-out prompts.
 RUN := $(DEMO)/checkpoints
 HELD_OUT := $(shell sed -n 3p data/val.txt)
 demo: $(STAMP)
@@ -38,10 +38,10 @@ demo: $(STAMP)
 	$(BIN)/cadmllm doctor --preset tiny
 	$(BIN)/cadmllm train all --preset tiny --output_dir $(RUN)
 	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-text --prompt "A rectangular plate with four corner holes."
-	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-points --prompt "A heat sink with four fins." --pc data/pcd/$(HELD_OUT).npz
+	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-points --prompt "A heat sink with four fins." --pc data/pcd/$(HELD_OUT).npz --candidates 8
 	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-image --prompt "A heat sink with four fins." --image data/img/$(HELD_OUT)_000.png
-	$(BIN)/python benchmarks/heldout.py --preset tiny --checkpoint $(RUN)/stage3_all_model --count 20 --least 0.5 --out $(DEMO)/held-out
-	@echo "look at: $(DEMO)/from-*/model.png, model.step, program.txt; $(DEMO)/held-out/sheet.png"
+	$(BIN)/cadmllm eval --preset tiny --output_dir $(RUN) --split val --samples 5 --candidates 4 --out $(DEMO)/evaluation
+	@echo "look at: $(DEMO)/from-*/model.png, model.step, program.py; $(DEMO)/evaluation/sheet.png, report.md"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

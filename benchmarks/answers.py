@@ -3,8 +3,8 @@
     python benchmarks/answers.py [--checkpoint D] [--split val] [--samples N] [--out DIR]
 
 Without a checkpoint a model is trained for about a minute first (`cadmllm train all --preset tiny`). Every way is one
-`cadmllm eval --preset tiny`, where an answer that is no solid is not drawn again; DIR gets a folder a way with its report, rows and
-picture sheet, and the table is printed as Markdown.
+`cadmllm eval --preset tiny`, where an answer that is no solid is not drawn again; DIR gets a folder a way with its report, rows
+and picture sheet, and the table is printed as Markdown.
 """
 
 from __future__ import annotations

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from cadmllm import __version__
 from cadmllm.cad.program import Program
-from cadmllm.cad.workshop import Job
 from cadmllm.corpus.types import Sample
 from cadmllm.errors import CadmllmError
 from cadmllm.infer.choose import Candidate, Choice, choose
 from cadmllm.infer.dimensions import Dimension, dimensions_in
-from cadmllm.infer.generate import Answer, check_room, generate
+from cadmllm.infer.generate import check_room, generate
 from cadmllm.infer.inputs import Shown, check_modalities
-from cadmllm.infer.judge import program_of
+from cadmllm.infer.judge import judge
 from cadmllm.infer.lengths import Size, parse_size
 from cadmllm.infer.part import Part, measures
 
@@ -113,14 +112,10 @@ def _draw(cad: CadModel, works: Sequence[Work], asked: InferSettings, attempt: i
     )
     written = time.perf_counter()
     frames = [work.transform for work in works for _ in range(count)]
-    found = _built(cad, answers, frames)
+    found = judge(answers, cad.workshop, frames, mesh=True)
     for place, work in enumerate(works):
-        candidates = [
-            Candidate(answer, program, result, seed, temperature)
-            for (answer, program, result), temperature in zip(
-                found[place * count : (place + 1) * count], temperatures, strict=True
-            )
-        ]
+        own = range(place * count, (place + 1) * count)
+        candidates = [Candidate(answers[k], *found[k], seed, heat) for k, heat in zip(own, temperatures, strict=True)]
         if asked.repair and not any(candidate.result.ok for candidate in candidates):
             candidates = [_mended(cad, candidate) for candidate in candidates]
         work.candidates = candidates
@@ -128,17 +123,6 @@ def _draw(cad: CadModel, works: Sequence[Work], asked: InferSettings, attempt: i
         work.tried += [{"attempt": attempt + 1, **score} for score in work.choice.scores]
         work.seconds["generate"] += written - began
         work.seconds["build"] += time.perf_counter() - written
-
-
-def _built(cad: CadModel, answers: Sequence[Answer], frames: Sequence[Transform | None]) -> list[tuple[Answer, Any, Any]]:
-    """(answer, program or None, result) of each answer."""
-    read = [program_of(answer, frame) for answer, frame in zip(answers, frames, strict=True)]
-    programs = [item for item in read if isinstance(item, Program)]
-    built = iter(list(cad.workshop.map([Job(program, mesh=True) for program in programs])))
-    return [
-        (answer, item, next(built)) if isinstance(item, Program) else (answer, None, item)
-        for answer, item in zip(answers, read, strict=True)
-    ]
 
 
 def _mended(cad: CadModel, candidate: Candidate) -> Candidate:

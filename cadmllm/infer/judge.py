@@ -11,15 +11,11 @@ from cadmllm.cad.kernel import BuildResult, Verdict
 from cadmllm.cad.program import Program
 from cadmllm.cad.tokens import decode
 from cadmllm.cad.workshop import Job, Workshop
-from cadmllm.corpus.features import FeatureStore
-from cadmllm.corpus.sample import load_sample
 from cadmllm.errors import CadmllmError
-from cadmllm.infer.generate import Answer, generate
+from cadmllm.infer.generate import Answer
 
 if TYPE_CHECKING:
     from cadmllm.cad.frame import Transform
-    from cadmllm.corpus.layout import DataSet
-    from cadmllm.models.fusion import CadMLLM
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,77 +49,22 @@ def program_of(answer: Answer, transform: Transform | None = None) -> Program | 
 
 def judge(
     answers: Sequence[Answer], workshop: Workshop, transforms: Sequence[Transform | None] | None = None, *, mesh: bool = False
-) -> list[BuildResult]:
+) -> list[tuple[Program | None, BuildResult]]:
     """Build every answer.
 
     Args:
         answers: any number.
-        workshop: an open one; its workers and its time limit are used.
+        workshop: an open one; its workers and its limits are used.
         transforms: one an answer, as for `program_of`; None: all centred.
         mesh: also bring the triangles back.
 
     Returns:
-        A result an answer, in order.
+        A program (None where the answer spells none) and a result an answer, in order.
     """
     frames = transforms if transforms is not None else [None] * len(answers)
-    programs = [program_of(answer, frame) for answer, frame in zip(answers, frames, strict=True)]
-    built = iter(list(workshop.map([Job(program, mesh=mesh) for program in programs if isinstance(program, Program)])))
-    return [next(built) if isinstance(program, Program) else program for program in programs]
-
-
-def sample_and_judge(
-    model: CadMLLM,
-    dataset: DataSet,
-    ids: Sequence[str],
-    combinations: Sequence[str],
-    workshop: Workshop,
-    *,
-    max_new_tokens: int = 512,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    grammar: bool = True,
-    mesh: bool = False,
-    features: FeatureStore | None = None,
-) -> list[Judged]:
-    """Answer held-out samples and build the answers.
-
-    Args:
-        model: of a stage that has the encoders for `combinations`.
-        dataset: where the ids are from.
-        ids: samples to show.
-        combinations: what to show of each, one an id ('text+point_cloud', ...); where a sample lacks a modality it is shown
-            without, and `Judged.combination` says what was shown.
-        workshop: an open one.
-        max_new_tokens, temperature, top_p, seed, grammar: as for `generate`; the seed also picks captions, points and views.
-        mesh: also bring the triangles back.
-        features: where those of the encoders that the model was put together without are read.
-    """
-    settings = model.settings.model
-    samples = [
-        load_sample(
-            dataset,
-            name,
-            combination,
-            seed=seed,
-            stage=0,
-            epoch=0,
-            position=position,
-            point_count=settings.point_count,
-            views=settings.image_views,
-            draws=model.settings.data.draws,
-            features=features,
-        )
-        for position, (name, combination) in enumerate(zip(ids, combinations, strict=True))
-    ]
-    answers = generate(
-        model, samples, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, grammar=grammar
-    )
-    results = judge(answers, workshop, mesh=mesh)
-    return [
-        Judged(sample.id, sample.combination, sample.caption, answer, result)
-        for sample, answer, result in zip(samples, answers, results, strict=True)
-    ]
+    read = [program_of(answer, frame) for answer, frame in zip(answers, frames, strict=True)]
+    built = iter(list(workshop.map([Job(program, mesh=mesh) for program in read if isinstance(program, Program)])))
+    return [(item, next(built)) if isinstance(item, Program) else (None, item) for item in read]
 
 
 def shares(judged: Iterable[Judged]) -> dict[str, dict[str, float]]:
@@ -136,15 +77,3 @@ def shares(judged: Iterable[Judged]) -> dict[str, dict[str, float]]:
         name: {"count": verdicts.total(), "valid": verdicts[Verdict.OK.value] / verdicts.total(), **verdicts}
         for name, verdicts in sorted(groups.items())
     }
-
-
-def in_turn(ids: Sequence[str], combinations: Sequence[str], dataset: DataSet) -> list[str]:
-    """A combination an id: the one that was given out least among those that the id can show (text, when it can show none)."""
-    given: Counter[str] = Counter()
-    out = []
-    for name in ids:
-        have = dataset.modalities(name) | {"text"}
-        able = [combination for combination in combinations if set(combination.split("+")) <= have] or ["text"]
-        out.append(min(able, key=lambda combination: given[combination]))
-        given[out[-1]] += 1
-    return out

@@ -29,7 +29,7 @@ from cadmllm.corpus.fit import longest_target
 from cadmllm.corpus.sample import load_sample
 from cadmllm.errors import CadmllmError
 from cadmllm.infer.generate import Answer, generate
-from cadmllm.infer.judge import Judged, judge, program_of, shares
+from cadmllm.infer.judge import Judged, judge, shares
 from cadmllm.infer.sampled import Sampled
 
 if TYPE_CHECKING:
@@ -198,13 +198,10 @@ class HeldOutPrompts:
     def _answer(self, model: CadMLLM, prompts: Sequence[Prompt], workshop: Workshop) -> list[Reply]:
         with _uncompiled(self.settings.train.compile):
             answers = self._generate(model, [prompt.sample for prompt in prompts])
-        results = judge(answers, workshop, mesh=True)
-        replies = []
-        for prompt, answer, result in zip(prompts, answers, results, strict=True):
-            program = program_of(answer)
-            distance = _distance(prompt.truth.mesh, result.mesh)
-            replies.append(Reply(prompt, answer, program if isinstance(program, Program) else None, result, distance))
-        return replies
+        return [
+            Reply(prompt, answer, program, result, _distance(prompt.truth.mesh, result.mesh))
+            for prompt, answer, (program, result) in zip(prompts, answers, judge(answers, workshop, mesh=True), strict=True)
+        ]
 
     def _generate(self, model: CadMLLM, samples: Sequence[Sample]) -> list[Answer]:
         most = self.settings.infer.max_new_tokens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +17,7 @@ from cadmllm.cad.workshop import Workshop
 from cadmllm.corpus.types import CAD_SIZE
 from cadmllm.infer.constrain import Constraint, cad_tables
 from cadmllm.infer.generate import Answer
-from cadmllm.infer.judge import Judged, in_turn, judge, program_of, sample_and_judge, shares
-from cadmllm.settings import Settings
+from cadmllm.infer.judge import Judged, judge, program_of, shares
 
 torch.set_num_threads(1)
 
@@ -42,7 +40,9 @@ def test_solids_in_order_and_reasons_for_the_rest(workshop: Workshop) -> None:
     whole = answer_of(BOX)
     unfinished = Answer(whole.tokens[:-1], False, -1.0, 5)
     nonsense = Answer((*whole.tokens[2:-1], whole.tokens[-1]), True, -1.0, 5)
-    results = judge([unfinished, whole, nonsense, answer_of(HOLLOW), answer_of(NOTHING)], workshop)
+    found = judge([unfinished, whole, nonsense, answer_of(HOLLOW), answer_of(NOTHING)], workshop)
+    assert [program is not None for program, _ in found] == [False, True, False, True, True]
+    results = [result for _, result in found]
     assert [result.verdict is Verdict.OK for result in results] == [False, True, False, True, False]
     assert results[0].verdict is results[2].verdict is Verdict.PARSE
     assert results[4].verdict in (Verdict.INVALID, Verdict.EMPTY, Verdict.BUILD)
@@ -50,12 +50,12 @@ def test_solids_in_order_and_reasons_for_the_rest(workshop: Workshop) -> None:
     assert results[1].volume == pytest.approx(8000.0, rel=1e-6)
     assert results[3].volume == pytest.approx(8000.0 - np.pi * 25.0 * 10.0, rel=1e-6)
     assert all(result.mesh is None for result in results)
-    assert judge([whole], workshop, mesh=True)[0].mesh is not None
+    assert judge([whole], workshop, mesh=True)[0][1].mesh is not None
     assert judge([], workshop) == []
 
 
 def test_a_transform_puts_the_part_where_the_input_was(workshop: Workshop) -> None:
-    (result,) = judge([answer_of(BOX)], workshop, [Transform((100.0, 200.0, 300.0), 2.0 / 80.0)])
+    ((_, result),) = judge([answer_of(BOX)], workshop, [Transform((100.0, 200.0, 300.0), 2.0 / 80.0)])
     assert result.box is not None
     assert np.allclose(result.box, [(60.0, 180.0, 290.0), (140.0, 220.0, 310.0)], atol=1e-6)
 
@@ -92,43 +92,3 @@ def test_shares_by_combination() -> None:
         "text+image": {"count": 1, "valid": 1.0, "OK": 1},
     }
     assert shares([]) == {}
-
-
-def test_combinations_are_given_out_in_turn_to_those_who_can_show_them() -> None:
-    have = {"a": {"text", "point_cloud"}, "b": {"text"}, "c": {"text", "point_cloud"}, "d": {"text", "image", "point_cloud"}}
-    dataset = SimpleNamespace(modalities=lambda name: frozenset(have[name]))
-    assert in_turn(list("abcd"), ["text", "text+point_cloud", "text+image"], dataset) == [
-        "text",
-        "text",
-        "text+point_cloud",
-        "text+image",
-    ]
-    assert in_turn(["b"], ["text+image"], dataset) == ["text"]
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory):
-    from cadmllm.corpus.layout import open_dataset
-    from cadmllm.corpus.synth import write_dataset
-    from cadmllm.settings import DataSettings
-
-    root = tmp_path_factory.mktemp("parts")
-    write_dataset(root, 4, 0, points=200, views=False, workers=1)
-    return open_dataset(DataSettings(root=root))
-
-
-def small(model):
-    model.settings = Settings(model={"point_count": 64}, infer={"max_new_tokens": 32}, kernel={"workers": 1, "timeout": 20})
-    return model
-
-
-def test_held_out_samples_are_answered_and_judged(dataset, fake, workshop: Workshop) -> None:
-    model = small(fake())
-    wanted = ["text", "text+point_cloud", "text+point_cloud"]
-    judged = sample_and_judge(model, dataset, dataset.ids[:3], wanted, workshop, max_new_tokens=32, temperature=1.0)
-    assert [item.id for item in judged] == list(dataset.ids[:3])
-    assert [item.combination for item in judged] == wanted
-    assert all(item.answer.finished and item.caption for item in judged)
-    assert all(item.result.verdict is not Verdict.PARSE for item in judged)
-    again = sample_and_judge(model, dataset, dataset.ids[:3], wanted, workshop, max_new_tokens=32, temperature=1.0)
-    assert [item.answer for item in again] == [item.answer for item in judged]
