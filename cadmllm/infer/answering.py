@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -140,7 +141,7 @@ def _part(cad: CadModel, work: Work, asked: InferSettings, together: int) -> Par
     """The chosen candidate in its final size, with the record of how it came about."""
     chosen = work.chosen
     program, result = chosen.program, chosen.result
-    notes = [*work.shown.notes, *(work.choice.notes if work.choice else ())]
+    notes = [*work.shown.notes, *_drawn_again(work), *(work.choice.notes if work.choice else ())]
     if program is not None and result.ok and (work.size or work.dimensions):
         from cadmllm.infer.fitting import fit
 
@@ -171,6 +172,14 @@ def _part(cad: CadModel, work: Work, asked: InferSettings, together: int) -> Par
     }
     altered = work.transform is not None or program is not answer_program(chosen)
     return Part(work.request.name, program, result, answer.tokens, record, cad.workshop, asked.units, altered)
+
+
+def _drawn_again(work: Work) -> list[str]:
+    """That the first answers were no solids, where it is so."""
+    last = work.tried[-1]["attempt"]
+    failed = Counter(row["verdict"] for row in work.tried if row["attempt"] < last)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in failed.items())
+    return [f"drawn {last} times: the answers before gave no solid ({verdicts})"] if failed else []
 
 
 def answer_program(candidate: Candidate) -> Program | None:

@@ -69,6 +69,7 @@ def test_a_first_answer_that_builds_is_taken_as_it_is(model) -> None:
     assert list(part.tokens) == from_text(GOOD)
     assert part.record["size_mm"] == pytest.approx([40.0, 20.0, 10.0])
     assert [row["verdict"] for row in part.record["candidates"]] == ["OK"]
+    assert part.record["notes"] == []
 
 
 def test_a_bad_answer_is_drawn_again_and_both_are_recorded(model) -> None:
@@ -77,6 +78,7 @@ def test_a_bad_answer_is_drawn_again_and_both_are_recorded(model) -> None:
     assert [(call["seed"], call["temperature"]) for call in calls] == [(7, [0.0]), (8, [answering.RETRY_TEMPERATURE])]
     assert [row["verdict"] == "OK" for row in part.record["candidates"]] == [False, True]
     assert [row["attempt"] for row in part.record["candidates"]] == [1, 2]
+    assert any(note.startswith("drawn 2 times") for note in part.record["notes"])
     assert part.ok
 
 
