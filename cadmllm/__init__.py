@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own would be imported by every command
 if TYPE_CHECKING:
     from cadmllm.infer.api import load as load
 
@@ -11,7 +10,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # `from cadmllm import load` must not make `cadmllm --help` import torch
     if name == "load":
         from cadmllm.infer.api import load

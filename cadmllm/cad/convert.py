@@ -26,8 +26,8 @@ LARGEST_TEXT = 2**20  # bytes of token text; the longest real program has 20 kB
 CENTER = re.compile(r"# center (\S+) (\S+) (\S+) mm")
 NO_PROGRAM = {
     "step": "a STEP file holds the finished shape, not its sketches and extrusions, so there is no program to get out of it",
-    "stl": "an STL file holds triangles, not sketches and extrusions, so there is no program to get out of it",
-    "glb": "a GLB file holds triangles, not sketches and extrusions, so there is no program to get out of it",
+    "stl": "an STL file holds triangles, not sketches and extrusions; `cadmllm infer --pc` makes a program from it",
+    "glb": "a GLB file holds triangles, not sketches and extrusions; `cadmllm infer --pc` makes a program from it",
     "png": "a picture is no program; `cadmllm infer --image` makes one from it",
     "py": "Python source is never executed here",
 }

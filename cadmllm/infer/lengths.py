@@ -32,7 +32,7 @@ _END = r"(?:(?=[xX][ ]?[0-9?.½¼¾])|(?![A-Za-z²³]))"  # '40mmx20mm' ends a u
 UNIT = (
     r"(?:in\.(?=[ ]?[a-z0-9×])"
     r"|(?i:millimet(?:er|re)s?|mms?|centimet(?:er|re)s?|cms?|decimet(?:er|re)s?|dm|micromet(?:er|re)s?|microns?|inch(?:es)?"
-    rf"|feet|foot|ft|met(?:er|re)s?|um|µm|μm|in){_END}|m{_END}|''|[\"″”]|['′’](?![A-Za-z]))"
+    rf"|feet|foot|ft|met(?:er|re)s?|um|µm|μm|in){_END}|m{_END}|''|[\"″”]|['′’]{_END})"
 )
 TIMES = rf"{_S}(?:[xX×*✕]|\bby\b){_S}"
 _LENGTH = re.compile(rf"({NUMBER}|\?)(?:{_S}-?{_S}({UNIT}))?")

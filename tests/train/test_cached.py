@@ -207,7 +207,7 @@ def test_loader_processes_read_the_same(frozen, parts, store, console) -> None:
 class NoKernel:
     """In place of a workshop: builds nothing."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
     def __enter__(self) -> NoKernel:

@@ -51,7 +51,7 @@ def _interrupt_after(patch: pytest.MonkeyPatch, steps: int) -> None:
 class NoKernel:
     """In place of a workshop: builds nothing."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
     def __enter__(self) -> NoKernel:
