@@ -8,10 +8,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = tempfile.TemporaryDirectory(prefix="cadmllm-tests-")  # indices of the tests' data sets; processes they start use it, too
 os.environ["XDG_CACHE_HOME"] = CACHE.name
+settings.register_profile("no clocks", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines of tests are busy
+settings.load_profile("no clocks")
 
 
 @pytest.fixture(scope="session")
