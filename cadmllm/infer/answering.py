@@ -194,7 +194,7 @@ def _asked_for(cad: CadModel, work: Work, asked: InferSettings) -> dict[str, Any
         "prompt": work.sample.caption,
         "inputs": work.shown.described,
         "size": work.request.size,
-        "dimensions": [{"kind": item.kind, "mm": item.mm, "words": item.words} for item in work.dimensions],
+        "dimensions": [{"kind": item.kind, "mm": item.mm, "of": item.of, "words": item.words} for item in work.dimensions],
         "checkpoint": cad.described,
         "settings": {name: getattr(asked, name) for name in kept},
         "version": __version__,
