@@ -12,7 +12,8 @@ from cadmllm.errors import CadmllmError
 from cadmllm.infer.agreement import AGREES, Lengths, assigned, consensus, lengths_of, meets, nearest, only_length, overall
 from cadmllm.infer.dimensions import Dimension, Size
 
-FARTHEST = 2.0  # greatest over least factor up to which a part is stretched: beyond it another part was meant
+FARTHEST = 10.0  # of `--size`: greatest over least factor up to which a part is stretched; beyond it another part was meant
+FARTHEST_SAID = 2.0  # of lengths in the prompt, which may be of something else than the whole
 EXACT = 1e-6  # of `--size`: a factor this close to 1 changes nothing
 CLOSE = 2e-3  # of lengths in the prompt: what came out this close stays as it is
 AXES = "xyz"
@@ -37,10 +38,10 @@ def fit(program: Program, box: Box | None, size: Size | None, dimensions: Sequen
     """Bring a program to size; the centre of its box stays where it is.
 
     Three sides are an exact size: the part is stretched to it where the language can say that (`rescale.stretched`; circles
-    stay round) and its proportions are within a factor of `FARTHEST`, else scaled so that the longest sides agree. Sides belong
-    to x, y, z in the order given; but a model's orientation is its own, so they are dealt out to the closest proportions, and
-    it is said where that changes the order. One or two sides, and single dimensions of a prompt, scale the part by one factor:
-    two sides by the longer one; dimensions by the factor at which most of them agree.
+    stay round) and its proportions are within a factor of `FARTHEST` (of a prompt: `FARTHEST_SAID`), else scaled so that the
+    longest sides agree. Sides belong to x, y, z in the order given; but a model's orientation is its own, so they are dealt out
+    to the closest proportions, and it is said where that changes the order. One or two sides, and single dimensions of a
+    prompt, scale the part by one factor: two sides by the longer one; dimensions by the factor at which most of them agree.
 
     Args:
         program: a valid one.
@@ -58,7 +59,7 @@ def fit(program: Program, box: Box | None, size: Size | None, dimensions: Sequen
         fitted = _to_size(program, box, size)
     elif whole:
         words = list(dict.fromkeys(item.words for item in whole))
-        fitted = _three(program, box, [item.mm for item in whole], f"the prompt's {', '.join(words)}", CLOSE)
+        fitted = _three(program, box, [item.mm for item in whole], f"the prompt's {', '.join(words)}", CLOSE, FARTHEST_SAID)
     elif dimensions:
         fitted = _by_consensus(program, box, dimensions, lengths)
     else:
@@ -72,7 +73,7 @@ def _to_size(program: Program, box: Box, size: Size) -> Fitted:
     sides, own = size.sides, _sides(box)
     known = size.known
     if len(known) == 3:
-        return _three(program, box, list(known), f"the size {size.text}", EXACT)
+        return _three(program, box, list(known), f"the size {size.text}", EXACT, FARTHEST)
     if len(sides) == 1:
         return _uniform(program, box, known[0] / max(own), f"the size {size.text}: the longest side", EXACT)
     if len(known) == 1:
@@ -88,7 +89,7 @@ def _to_size(program: Program, box: Box, size: Size) -> Fitted:
     return _uniform(program, box, length / own[axis], why, EXACT)
 
 
-def _three(program: Program, box: Box, wanted: Sequence[float], what: str, near: float) -> Fitted:
+def _three(program: Program, box: Box, wanted: Sequence[float], what: str, near: float, farthest: float) -> Fitted:
     """Three sides: exactly, or by the longest one."""
     own = _sides(box)
     dealt, spread = assigned(wanted, own)
@@ -99,8 +100,8 @@ def _three(program: Program, box: Box, wanted: Sequence[float], what: str, near:
     x, y, z = (side / length for side, length in zip(target, own, strict=True))
     if max(abs(x - 1.0), abs(y - 1.0), abs(z - 1.0)) <= near:
         return Fitted(program, notes=(*notes, f"{what}: so it came out"))
-    why = f"its proportions are off by {spread:.3g} to 1, more than {FARTHEST:g}"
-    if spread <= FARTHEST:
+    why = f"its proportions are off by {spread:.3g} to 1, more than {farthest:g}"
+    if spread <= farthest:
         exact = _stretched(program, box, (x, y, z))
         if not isinstance(exact, str):
             return Fitted(exact[0], (x, y, z), (*notes, f"{what}: {exact[1]}, {_show(own)} became {_show(target)}"))

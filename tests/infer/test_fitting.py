@@ -90,7 +90,7 @@ def test_holes_stay_round_where_the_rest_is_stretched():
     [
         (DISC, "60x50x10", "a circle that bounds the part would have to become an ellipse"),
         (SLOT, "40x10x5", "an arc of radius 5 mm would become part of an ellipse"),
-        (BLOCK, "40x40x40", "its proportions are off by 4 to 1, more than 2"),
+        (BLOCK, "40x40x0.4", "its proportions are off by 50 to 1, more than 10"),
     ],
 )
 def test_what_cannot_be_exact_is_scaled_by_its_longest_side_and_the_reason_is_given(part, text, why):
