@@ -6,8 +6,9 @@ import io
 import itertools
 import json
 import os
+import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from cadmllm.errors import CadmllmError, Exit
 if TYPE_CHECKING:
     from cadmllm.commands._options import Shared
     from cadmllm.console import Console
-    from cadmllm.infer.api import CadModel
+    from cadmllm.infer.api import CadModel, Watch
     from cadmllm.infer.dialogue import Dialogue, Turn
 
 PROMPT = "cadmllm> "
@@ -95,7 +96,8 @@ def _answer(cad: CadModel, console: Console, dialogue: Dialogue, turn: Turn) -> 
     with watching(console, turn.settings.candidates) as watch:
         if watch is not None and turn.settings.candidates == 1 and (turn.request.points or turn.request.size):
             console.note("in the model's own size and place; those that were asked for follow")
-        (part,) = cad.answer([turn.request], watch, **turn.settings.model_dump())
+        with _stoppable(watch) as step:
+            (part,) = cad.answer([turn.request], step, **turn.settings.model_dump())
     if isinstance(part, CadmllmError):
         raise part
     dialogue.answered(part)
@@ -106,6 +108,28 @@ def _answer(cad: CadModel, console: Console, dialogue: Dialogue, turn: Turn) -> 
     for label, text in summary(part.record):
         if label != "checkpoint":
             console.print(f"{label:<11}{text}")
+
+
+@contextmanager
+def _stoppable(watch: Watch | None) -> Generator[Watch, None, None]:
+    """A watch that raises what Ctrl-C asked for again at the next token: in a destructor or a callback it would be lost."""
+    asked: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    def step(row: int, tokens: Sequence[int]) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        if watch is not None:
+            watch(row, tokens)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield step
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _show(console: Console, dialogue: Dialogue) -> None:
