@@ -4,7 +4,7 @@ A `CadmllmError` says what was found, where, and the exact command that mends it
 into text or JSON and an exit code. Codes never change their meaning; a retired code is never used again.
 
 Ranges: E1xx settings and command line, E2xx the CAD language and its files, E3xx kernel and outputs, E4xx data sets,
-E5xx models, encoders and checkpoints, E6xx training, E7xx inference and evaluation, E8xx environment (doctor), E9xx internal.
+E5xx models, encoders and checkpoints, E6xx training, E7xx inference, evaluation and export, E8xx environment (doctor), E9xx internal.
 """
 
 from __future__ import annotations
@@ -142,6 +142,11 @@ CODES: dict[str, str] = {
     "E712": "a shape that cannot be read",
     "E713": "nothing to evaluate",
     "E714": "the folder holds another evaluation",
+    # export
+    "E721": "an export answers differently from its checkpoint",
+    "E722": "an export folder is incomplete or was changed",
+    "E723": "this export cannot be made",
+    "E724": "the base model's own weights, which an export needs, are not here",
     # environment
     "E801": "unsupported Python",
     "E802": "a required package is missing or broken",

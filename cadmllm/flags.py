@@ -42,6 +42,7 @@ def _stage_flags() -> tuple[Flag, ...]:
 
 EVALS = ("eval", "eval robustness")
 ANSWERS = ("infer", *EVALS)
+EXPORT = ("export",)
 FLAGS: tuple[Flag, ...] = (
     Flag("llm_model_name", "model.llm"),
     Flag("use_lora", "lora.enabled", switch=True),
@@ -78,9 +79,12 @@ FLAGS: tuple[Flag, ...] = (
     Flag("dtype", "dtype"),
     Flag("checkpoint_path", "infer.checkpoint"),
     Flag("model_path", "infer.checkpoint"),
-    Flag("checkpoint", "infer.checkpoint", commands=ANSWERS),
+    Flag("checkpoint", "infer.checkpoint", commands=(*ANSWERS, *EXPORT)),
     Flag("out", "infer.out", commands=("infer",)),
     Flag("out", "eval.out", commands=EVALS),
+    Flag("out", "export.out", commands=EXPORT),
+    Flag("to", "export.to", commands=EXPORT),
+    Flag("dtype", "export.dtype", commands=EXPORT),
     Flag("max_new_tokens", "infer.max_new_tokens", commands=ANSWERS),
     Flag("temperature", "infer.temperature", commands=ANSWERS),
     Flag("top_p", "infer.top_p", commands=ANSWERS),

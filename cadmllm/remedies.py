@@ -170,6 +170,11 @@ REMEDIES: dict[str, str] = {
     "E712": "give .step, .stl, .obj, .ply, .glb, .json, .h5 or .txt; see what is in it: `cadmllm eval mesh FILE`",
     "E713": "name a split that has ids (`cadmllm data split ROOT` writes one), or another: `cadmllm eval --split val`",
     "E714": "name another folder: `cadmllm eval --out DIR`; or remove the old one",
+    # export
+    "E721": "export in a wider type: `cadmllm export --dtype bf16` (or fp32); if it still differs, please report it",
+    "E722": "export it again: `cadmllm export --checkpoint FOLDER --to merged --out NEW_FOLDER`",
+    "E723": "another format or type: `cadmllm export --to merged --dtype bf16`; see docs/export.md for what goes with what",
+    "E724": "name the base in 16 or 32 bit, as safetensors: `cadmllm export --set model.llm=FOLDER`",
     # environment
     "E801": "`sudo apt-get install python3.11 python3.11-venv && make setup PYTHON=python3.11`",
     "E802": "in a checkout: `make setup`; a single package: `pip install --force-reinstall --no-deps -c constraints.txt PACKAGE`",

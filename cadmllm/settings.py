@@ -7,9 +7,9 @@ Defaults are the curriculum document's; presets carry the guide's.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 COMBINATIONS = ("text", "text+point_cloud", "text+image", "text+point_cloud+image")
@@ -25,6 +25,14 @@ class Group(BaseModel):
     """A group of settings: unknown keys are refused, values are checked on assignment, too."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def _point_tokens(value: object) -> object:
+    """The words for Michelangelo's shape token and for all it gives, as numbers."""
+    return {"shape": 1, "all": 257}.get(value, value) if isinstance(value, str) else value
+
+
+PointTokens = Annotated[int, BeforeValidator(_point_tokens)]
 
 
 class ModelSettings(Group):
@@ -43,12 +51,29 @@ class ModelSettings(Group):
         Path("checkpoints/michelangelo_point_encoder_state_dict.pt"), description="Michelangelo state dict or .ckpt"
     )
     point_count: int = Field(4096, ge=16, description="surface points an encoder sees")
-    point_tokens: int = Field(257, ge=1, description="tokens a cloud (michelangelo: 257 all, 1 the shape token alone)")
+    point_tokens: PointTokens = Field(
+        257, ge=1, description="tokens a cloud; michelangelo: 'all' (257), 'shape' (1), any other number through a resampler"
+    )
+    point_sampling: Literal["uniform", "farthest"] = Field(
+        "uniform", description="which points of a cloud an encoder sees: a random part, or points far from each other"
+    )
     fourier_width: int = Field(256, ge=16, description="hidden width of the fourier encoder")
     image_encoder: str = Field("facebook/dinov2-large", description="hub name, local folder, or 'tiny' (trained here)")
-    image_tokens: int = Field(257, ge=1, description="tokens a view: n*n pooled patches, plus 1 with the CLS token (257: all)")
+    image_bridge: Literal["perceiver", "mlp"] = Field(
+        "perceiver", description="perceiver: all views of a part become image_tokens tokens; mlp: image_tokens tokens a view"
+    )
+    image_tokens: int = Field(
+        64, ge=1, description="perceiver: tokens of all views; mlp: tokens a view, n*n pooled patches, plus 1 with CLS (257: all)"
+    )
     image_views: int = Field(1, ge=1, le=8, description="views a training sample shows")
+    resampler_layers: int = Field(2, ge=1, le=12, description="blocks of a resampler (perceiver, or point_tokens in between)")
+    resampler_width: int = Field(512, ge=16, description="width of a resampler")
     train_encoders: bool = Field(False, description="also train the encoders (the curriculum keeps them frozen)")
+
+    @property
+    def view_tokens(self) -> int:
+        """Tokens that a prompt with `image_views` views spends on them."""
+        return self.image_tokens * (1 if self.image_bridge == "perceiver" else self.image_views)
 
 
 class LoraSettings(Group):
@@ -92,7 +117,10 @@ class TrainSettings(Group):
     min_lr_share: float = Field(0.1, ge=0.0, le=1.0, description="the cosine ends at this share of the rate")
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW, matrices only")
     clip: float = Field(1.0, gt=0.0, description="largest gradient norm")
-    projector_lr_multiplier: float = Field(5.0, gt=0.0, description="projectors (and trained encoders) learn faster")
+    projector_lr_multiplier: float = Field(5.0, gt=0.0, description="projectors (and encoders made here) learn faster")
+    encoder_lr: float | None = Field(
+        None, ge=0.0, description="peak rate of encoders; unset: 1e-5 for pretrained ones, the projectors' for others; 0: frozen"
+    )
     rows_lr_multiplier: float = Field(1.0, gt=0.0, description="the added rows' rate over the stage's")
     packing: bool = Field(True, description="several samples in a row, kept apart, instead of padding")
     pack_tokens: int = Field(0, ge=0, description="tokens of a packed micro-batch; 0: batch_size x max_seq_length")
@@ -215,6 +243,19 @@ class EvalSettings(Group):
     seed: int = Field(0, ge=0, description="of surface points, shown captions, points and views, and resamples")
 
 
+class ExportSettings(Group):
+    """Export: `cadmllm export`."""
+
+    to: Literal["adapter", "merged", "gguf"] = Field(
+        "merged", description="adapter: LoRA for peft; merged: a plain transformers model; gguf: the text part for llama.cpp"
+    )
+    dtype: Literal["auto", "fp32", "bf16", "fp16", "q8_0", "q4_k_m"] = Field(
+        "auto", description="of the weights; auto: as the run computed; q8_0 and q4_k_m: gguf alone"
+    )
+    out: Path = Field(Path("export"), description="folder for the export: new or empty")
+    shard_gb: float = Field(4.0, gt=0.0, le=50.0, description="largest file of a merged model, GB (10^9 bytes)")
+
+
 class KernelSettings(Group):
     """The CAD kernel's worker processes."""
 
@@ -235,6 +276,7 @@ class Settings(BaseSettings):
     wandb: WandbSettings = Field(default_factory=WandbSettings)
     infer: InferSettings = Field(default_factory=InferSettings)
     eval: EvalSettings = Field(default_factory=EvalSettings)
+    export: ExportSettings = Field(default_factory=ExportSettings)
     kernel: KernelSettings = Field(default_factory=KernelSettings)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: cuda when there is one")
     dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="float16 uses a gradient scaler")

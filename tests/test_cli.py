@@ -86,6 +86,10 @@ OWN_ROWS = [
     ("eval", "split", "val", "eval.split", "val"),
     ("eval", "modalities", "text", "eval.modalities", "text"),
     ("eval", "samples", "5", "eval.samples", 5),
+    ("export", "checkpoint", "m", "infer.checkpoint", Path("m")),
+    ("export", "out", "o", "export.out", Path("o")),
+    ("export", "to", "gguf", "export.to", "gguf"),
+    ("export", "dtype", "bf16", "export.dtype", "bf16"),
 ]
 
 
