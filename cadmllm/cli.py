@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cadmllm import __version__
-from cadmllm.commands import _options, config, convert, data, doctor, eval, infer, plan, report, train
+from cadmllm.commands import _options, config, convert, data, doctor, eval, export, infer, plan, report, train
 from cadmllm.console import Console
 from cadmllm.errors import CadmllmError, Exit
 
 if TYPE_CHECKING:
     import typer.core
 
-COMMANDS = (doctor, data, plan, train, report, infer, eval, convert, config)
+COMMANDS = (doctor, data, plan, train, report, infer, eval, export, convert, config)
 
 
 def build() -> typer.core.TyperGroup:
