@@ -10,7 +10,7 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from cadmllm.errors import CadmllmError
 from cadmllm.models.lora import FusedLora
-from cadmllm.models.record import vocabulary_hash
+from cadmllm.models.record import EXPORT_RECORD, vocabulary_hash
 from cadmllm.places import bundled
 from cadmllm.settings import Settings
 
 if TYPE_CHECKING:
     from bitsandbytes.nn import Params4bit
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TINY_BASE = "checkpoints/tiny-base"  # what `model.llm = "tiny"` names
@@ -81,13 +81,13 @@ def load_backbone(settings: Settings, device: torch.device | None = None) -> Bac
     device = device or pick_device(settings)
     check_dtype(settings.dtype, device)
     quiet_bitsandbytes()
-    source, folder = _locate(settings.model.llm)
+    source, folder = locate(settings.model.llm)
     with quiet_transformers():
-        tokenizer = _load_tokenizer(source)
+        tokenizer = load_tokenizer(source)
         model = _load_decoder(source, settings, device)
     text_size = len(tokenizer)
     if input_embedding(model).weight.shape[0] < text_size:
-        raise _unloadable(source, f"its tokenizer has {text_size} items, more than its embedding's rows")
+        raise unloadable(source, f"its tokenizer has {text_size} items, more than its embedding's rows")
     fingerprint = fingerprint_of(model, tokenizer)
     if settings.model.quantization == "nf4":
         _keep_as_packed(model)
@@ -99,24 +99,36 @@ def load_backbone(settings: Settings, device: torch.device | None = None) -> Bac
     return Backbone(model, tokenizer, text_size, folder, _read_rows(folder, model.config.hidden_size), fingerprint)
 
 
-def _locate(name: str) -> tuple[str, Path | None]:
-    """What to hand to transformers, and the folder if it is one."""
+def locate(name: str) -> tuple[str, Path | None]:
+    """What to hand to transformers, and the folder if it is one.
+
+    Raises:
+        CadmllmError: E501 when it is neither a folder with config.json and tokenizer.json nor the form of a hub name.
+    """
     if name == "tiny":
         name = str(bundled(TINY_BASE))
     folder = Path(name).expanduser()
+    if (folder / EXPORT_RECORD).is_file():
+        made_of = "a new run starts from the base: `--set model.llm=Qwen/Qwen3-8B`; what was trained goes on from its checkpoint:"
+        raise CadmllmError(
+            "E501",
+            f"language model {name}: this is an export of cadmllm, which has the CAD items and what was trained in it already",
+            f"{made_of} `--resume_from_ckpt FOLDER`; to answer from it: `cadmllm infer --checkpoint {name}`",
+        )
     if folder.is_dir():
         missing = [part for part in ("config.json", "tokenizer.json") if not (folder / part).is_file()]
         if missing:
-            raise _unloadable(name, f"the folder has no {missing[0]}")
+            raise unloadable(name, f"the folder has no {missing[0]}")
         return str(folder), folder
     if folder.exists():
-        raise _unloadable(name, "this is a file, not a model folder")
+        raise unloadable(name, "this is a file, not a model folder")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise _unloadable(name, "there is no such folder")
+        raise unloadable(name, "there is no such folder")
     return name, None
 
 
-def _unloadable(source: str, reason: str) -> CadmllmError:
+def unloadable(source: str, reason: str) -> CadmllmError:
+    """E501: a base that cannot be loaded."""
     remedy = "give a folder with config.json, tokenizer.json and *.safetensors, or a hub name: `--set model.llm=Qwen/Qwen3-8B`"
     if not source.endswith(str(TINY_BASE)):
         remedy += "; `--set model.llm=tiny` is the bundled base, which needs no download"
@@ -143,17 +155,22 @@ def quiet_transformers() -> Generator[None]:
         logging.set_verbosity(level)
 
 
-def _load_tokenizer(source: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(source: str) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a folder or a hub name.
+
+    Raises:
+        CadmllmError: E501.
+    """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except LOAD_ERRORS as error:
-        raise _unloadable(source, f"its tokenizer cannot be loaded ({first_line(error)})") from error
+        raise unloadable(source, f"its tokenizer cannot be loaded ({first_line(error)})") from error
     except Exception as error:  # the tokenizers library raises bare Exception for a broken tokenizer.json
-        raise _unloadable(source, f"its tokenizer.json is broken ({first_line(error)})") from error
+        raise unloadable(source, f"its tokenizer.json is broken ({first_line(error)})") from error
     if tokenizer is None or not tokenizer.is_fast:
-        raise _unloadable(source, "it has no fast tokenizer (tokenizer.json)")
+        raise unloadable(source, "it has no fast tokenizer (tokenizer.json)")
     return cast("PreTrainedTokenizerFast", tokenizer)
 
 
@@ -164,15 +181,15 @@ def _load_decoder(source: str, settings: Settings, device: torch.device) -> PreT
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if type(config) not in AutoModelForCausalLM._model_mapping:
-            raise _unloadable(source, f"a {config.model_type} is not a causal language model")
+            raise unloadable(source, f"a {config.model_type} is not a causal language model")
         model, report = AutoModel.from_pretrained(
             source, config=config, trust_remote_code=False, output_loading_info=True, **options
         )
     except LOAD_ERRORS as error:
-        raise _unloadable(source, first_line(error)) from error
+        raise unloadable(source, first_line(error)) from error
     if report["missing_keys"]:
         # transformers would start them at random and go on
-        raise _unloadable(
+        raise unloadable(
             source, f"its weights lack {sorted(report['missing_keys'])[0]} and {len(report['missing_keys']) - 1} more"
         )
     model.requires_grad_(False)
@@ -248,7 +265,7 @@ def _with_lora(model: PreTrainedModel, settings: Settings, source: str) -> PreTr
     present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     absent = [name for name in LORA_TARGETS if name not in present]
     if absent:
-        raise _unloadable(source, f"it has no linear layer called {absent[0]}: not a Qwen3-style model")
+        raise unloadable(source, f"it has no linear layer called {absent[0]}: not a Qwen3-style model")
     lora, targets = settings.lora, list(LORA_TARGETS)
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
     with warnings.catch_warnings():  # peft asks transformers by a name that is about to go, which tells users nothing
@@ -267,25 +284,43 @@ def _input_of_lora(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def fingerprint_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
-    """Short hashes of what a checkpoint built on this base depends on.
+    """Short hashes of what a checkpoint built on this base depends on: `fingerprint` of a loaded model."""
+    return fingerprint(model.config, model.named_parameters(), tokenizer)
+
+
+def fingerprint(
+    config: PreTrainedConfig, parameters: Iterable[tuple[str, Tensor]], tokenizer: PreTrainedTokenizerFast
+) -> dict[str, str]:
+    """Short hashes of what a checkpoint built on a base depends on.
 
     Of the weights only the norms are read: a few hundred kilobytes at most, never quantised, and different in any two trained
     models. They are compared as bfloat16, so that the type a base is loaded in does not matter.
+
+    Args:
+        config: of the base.
+        parameters: names and values of the inner decoder in its order; those with more than one axis are passed over.
+        tokenizer: of the base.
     """
     from hashlib import sha256
 
-    config = model.config
     shape = (config.model_type, config.hidden_size, config.num_hidden_layers, config.vocab_size, config.intermediate_size)
-    items = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
     norms = sha256()
-    for name, value in model.named_parameters():
+    for name, value in parameters:
         if value.ndim == 1:
             norms.update(name.encode() + value.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
     return {
         "config": sha256(json.dumps(shape).encode()).hexdigest()[:16],
-        "tokenizer": sha256(items.encode()).hexdigest()[:16],
+        "tokenizer": tokenizer_mark(tokenizer.get_vocab()),
         "weights": norms.hexdigest()[:16],
     }
+
+
+def tokenizer_mark(vocabulary: Mapping[str, int]) -> str:
+    """The fingerprint's part for a tokenizer: its items and their ids."""
+    from hashlib import sha256
+
+    items = json.dumps(sorted(vocabulary.items(), key=lambda item: item[1]))
+    return sha256(items.encode()).hexdigest()[:16]
 
 
 def _read_rows(folder: Path | None, width: int) -> dict[str, Tensor] | None:
@@ -300,7 +335,7 @@ def _read_rows(folder: Path | None, width: int) -> dict[str, Tensor] | None:
             vocabulary = (file.metadata() or {}).get("vocabulary")
         rows = {name: value.float() for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as error:
-        raise _unloadable(str(folder), f"{ROWS_FILE} is broken ({first_line(error)})") from error
+        raise unloadable(str(folder), f"{ROWS_FILE} is broken ({first_line(error)})") from error
     if vocabulary != vocabulary_hash() or sorted(rows) != ["input", "output"] or any(r.shape[1] != width for r in rows.values()):
         raise CadmllmError(
             "E504",
