@@ -74,7 +74,7 @@ def encoders(folder: Path) -> tuple[Path, Path]:
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
-    from cadmllm.models.points import MichelangeloEncoder
+    from cadmllm.models.michelangelo import MichelangeloEncoder
 
     points, images = folder / "michelangelo.pt", folder / "dinov2-large"
     encoder = MichelangeloEncoder(257, 768, 3072, 12, 8)

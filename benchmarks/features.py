@@ -94,7 +94,7 @@ def make_michelangelo(path: Path) -> None:
     """The published sizes, random weights."""
     import torch
 
-    from cadmllm.models.points import MichelangeloEncoder
+    from cadmllm.models.michelangelo import MichelangeloEncoder
 
     torch.manual_seed(0)
     torch.save(MichelangeloEncoder(257, 768, 3072, 12, 8).state_dict(), path)

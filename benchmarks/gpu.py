@@ -177,7 +177,7 @@ def settings_of(args: argparse.Namespace, folder: Path) -> Settings:
     import torch
     from transformers import Dinov2Config, Dinov2Model, PreTrainedTokenizerFast, Qwen3Config
 
-    from cadmllm.models.points import MichelangeloEncoder
+    from cadmllm.models.michelangelo import MichelangeloEncoder
     from cadmllm.plan.sizes import KNOWN
     from cadmllm.resolve import Assignment, Origin, parse_value, resolve
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from cadmllm.models.points import MichelangeloEncoder
+from cadmllm.models.michelangelo import MichelangeloEncoder
 
 
 def make_michelangelo(path: Path, seed: int = 0) -> Path:

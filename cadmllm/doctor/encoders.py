@@ -35,9 +35,10 @@ def shows(settings: Settings, stages: tuple[int, ...], modality: str) -> bool:
     return any(share > 0 and modality in name.split("+") for n in stages for name, share in settings.stages[n].reached.items())
 
 
-def loader_version(module: str) -> str:
+def loader_version(*modules: str) -> str:
     """What a good answer depends on besides the encoder's files: our loader's source and the packages it works with."""
-    source = (Path(__file__).resolve().parents[1] / "models" / f"{module}.py").read_bytes()
+    models = Path(__file__).resolve().parents[1] / "models"
+    source = b"".join((models / f"{module}.py").read_bytes() for module in modules)
     versions = []
     for name in ("torch", "transformers"):
         try:

@@ -35,7 +35,7 @@ import math, sys
 from pathlib import Path
 from cadmllm.errors import CadmllmError
 try:
-    from cadmllm.models.points import load_michelangelo
+    from cadmllm.models.michelangelo import load_michelangelo
     encoder = load_michelangelo(Path(sys.argv[1]))
 except CadmllmError as error:
     say(**error.as_dict())
@@ -81,7 +81,7 @@ def check_points(situation: Situation) -> Outcome:
     if "torch" in situation.broken:
         return Outcome(skipped=f"{path} ({_size(path)}) cannot be read without torch")
     count = settings.model.point_count
-    key = (file_key(path.absolute()), count, loader_version("points"))
+    key = (file_key(path.absolute()), count, loader_version("michelangelo", "torchfile", "fourier"))
     try:
         said = probed(situation, "points encoder", _ANSWER, key, str(path), str(count))
     except CadmllmError as error:

@@ -184,7 +184,7 @@ def test_encoders_are_loaded_only_by_the_stages_that_use_them(settings, tmp_path
 
 
 def test_a_frozen_encoder_stays_in_evaluation_mode_and_gets_no_gradient(settings, make_batch, tmp_path):
-    from cadmllm.models.points import MichelangeloEncoder
+    from cadmllm.models.michelangelo import MichelangeloEncoder
 
     state = MichelangeloEncoder(8, 64, 128, 1, 1).state_dict()
     torch.save({name: torch.randn_like(value) * 0.1 for name, value in state.items()}, tmp_path / "m.pt")

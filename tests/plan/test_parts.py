@@ -84,7 +84,7 @@ def test_the_vision_transformers():
 
 
 def test_the_published_point_encoder_and_its_projector():
-    from cadmllm.models.points import MichelangeloEncoder
+    from cadmllm.models.michelangelo import MichelangeloEncoder
     from cadmllm.models.projector import Projector
 
     with torch.device("meta"):

@@ -28,7 +28,7 @@ from cadmllm.corpus.points import load_cloud
 from cadmllm.corpus.sample import fixed_seed
 from cadmllm.corpus.shards import read_shard, shard_paths
 from cadmllm.errors import CadmllmError
-from cadmllm.models.points import load_michelangelo
+from cadmllm.models.michelangelo import load_michelangelo
 from cadmllm.settings import Settings
 from cadmllm.train import encode as encoding
 from cadmllm.train import shardwriter
