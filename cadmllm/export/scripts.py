@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cadmllm.cad.vocabulary import END
-from cadmllm.corpus.types import CAD_SIZE
-
 TEXT = "A rectangular plate with four corner holes."
 TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _ANSWER = """
@@ -52,37 +49,24 @@ print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :]))
 """
 )
 GGUF = """\
-import numpy as np
-from llama_cpp import Llama, LogitsProcessorList
+from llama_cpp import Llama, LlamaGrammar
 
 llm = Llama({file}, n_ctx={context}, verbose=False)
 prompt = "<|im_start|>user\\n" + {text} + "<|im_end|>\\n<|im_start|>assistant\\n"
 prompt = llm.tokenize(prompt.encode(), add_bos=False, special=True)
-
-
-def cad_items_alone(ids, scores):
-    scores[:{first}] = scores[{behind}:] = -np.inf
-    return scores
-
-
-answer = []
-for token in llm.generate(prompt, temp=0.0, repeat_penalty=1.0, logits_processor=LogitsProcessorList([cad_items_alone])):
-    answer.append(token)
-    if token == {end} or len(answer) == {longest}:
-        break
-print(llm.detokenize(answer, special=True).decode())
+grammar = LlamaGrammar.from_file("cad.gbnf")
+answer = llm.create_completion(prompt, max_tokens={longest}, temperature=0.0, repeat_penalty=1.0, grammar=grammar)["choices"][0]
+print(answer["text"] + ("<cad:end>" if answer["finish_reason"] == "stop" else ""))
 """
 
 
-def script(
-    kind: str, dtype: str, *, base: str, text_size: int, rows: int, longest: int, context: int, gguf: str = "model.gguf"
-) -> str:
-    """The script of an export, to be run in its folder. It prints the CAD items of a greedy answer to `TEXT`.
+def script(kind: str, dtype: str, *, base: str, rows: int, longest: int, context: int, gguf: str = "model.gguf") -> str:
+    """The script of an export, to be run in its folder. It prints the CAD items of a greedy answer to `TEXT`:
+    of the model alone, or, in llama.cpp, under the grammar that lies beside the file.
 
     Args:
         kind, dtype: of the export.
         base: hub name of the base model, or the folder that the user is to have it in.
-        text_size: id of the first added item.
         rows: of the resized matrices.
         longest: tokens of an answer, end included.
         context: tokens that prompt and answer may have together.
@@ -96,9 +80,6 @@ def script(
         file=_literal(Path(gguf).name),
         context=context,
         text=_literal(TEXT),
-        first=text_size,
-        behind=text_size + CAD_SIZE,
-        end=text_size + END,
         longest=longest,
     )
 

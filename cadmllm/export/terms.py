@@ -13,14 +13,13 @@ UNKNOWN = "unknown: see its model card"
 BASES = {"Qwen/Qwen3-": "Apache-2.0 (the model card of Qwen3)"}
 DINOV2 = "Apache-2.0 (the model card of facebook/dinov2; its files were CC BY-NC 4.0 until September 2023)"
 MICHELANGELO = "code: GPL-3.0 (its repository); weights: LGPL-3.0 (the page of Maikou/Michelangelo on the hub)"
+_ONSHAPE = "programs parsed from public Onshape documents, under Onshape's terms and their makers' rights"
 DATA = (
-    ("Omni-CAD", "unknown: the project's page states no licence; others report MIT for its page on the hub. Its programs come from"
-     " public Onshape documents, as DeepCAD's do"),
-    ("DeepCAD", "code: MIT; programs: no licence of their own. They were parsed from public Onshape documents (links of the ABC data"
-     " set), under Onshape's terms and their makers' rights"),
-    ("Text2CAD captions", "CC BY-NC-SA 4.0: not for commercial use, and what is made of them goes on under the same terms"),
-    ("the generator of cadmllm (`data synth`) and its bundled set", "Apache-2.0"),
-)  # fmt: skip
+    ("Omni-CAD", f"unknown: the project states no licence (others report MIT for its page on the hub); {_ONSHAPE}"),
+    ("DeepCAD", f"code: MIT; data: no licence of its own; {_ONSHAPE}"),
+    ("captions of Text2CAD", "CC BY-NC-SA 4.0: not for commercial use, and what is made of them goes on under the same terms"),
+    ("`cadmllm data synth`, and the bundled set", "Apache-2.0"),
+)
 
 
 def of_base(name: str) -> str:

@@ -1,0 +1,248 @@
+"""`README.md` of an export: a model card that a stranger can work from, with the script that loads the model.
+
+Only what is known is said; what is not known is written as unknown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cadmllm import __version__
+from cadmllm.corpus.types import ADDED, CAD_SIZE
+from cadmllm.export import terms
+from cadmllm.export.figures import curriculum, evaluation, find_evaluation, losses, training_data
+from cadmllm.export.markdown import code, fenced, plain, table
+from cadmllm.export.papers import last_part, named, read_json, without_folders
+from cadmllm.export.scripts import TEXT, script
+from cadmllm.models.stages import STAGE_NAMES
+from cadmllm.places import bundled
+
+if TYPE_CHECKING:
+    from cadmllm.export.source import Source
+
+CARD = "README.md"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
+RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
+NEEDS = {"adapter": "torch transformers peft jinja2", "merged": "torch transformers jinja2", "gguf": "llama-cpp-python"}
+READS = {1: "text", 2: "text and point clouds", 3: "text, point clouds and images"}
+WHAT = {
+    "adapter": "A LoRA adapter for PEFT, with the resized input and output matrices of its base model",
+    "merged": "A plain transformers model: LoRA is merged into the base, the CAD vocabulary stands in its matrices",
+    "gguf": "The text part as one GGUF file for llama.cpp",
+}
+FILES = {
+    "adapter": (
+        ("`adapter_config.json`, `adapter_model.safetensors`", "LoRA, and the resized input and output matrices"),
+        ("`generation_config.json`", "greedy answers of CAD items alone, ended by the CAD end item"),
+    ),
+    "merged": (
+        ("`config.json`, `model*.safetensors`", "the model"),
+        ("`generation_config.json`", "greedy answers of CAD items alone, ended by the CAD end item"),
+    ),
+    "gguf": (
+        ("`*.gguf`", "the model, its vocabulary and its chat template"),
+        ("`cad.gbnf`", "the grammar of answers for llama.cpp"),
+    ),
+}
+PARTS = (
+    ("`projectors.safetensors`", "what brings features of clouds and images into the language model's width"),
+    ("`encoders.safetensors`", "encoders that were trained with the model"),
+)
+PAPERS = (
+    ("`tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`", "the base's tokenizer with the added items"),
+    ("`training_metadata.json`", "how it was trained, on how much data, with which figures"),
+    ("`cadmllm.json`", "what it was exported from, and how the two were compared"),
+    ("`manifest.json`", "every file with its size and SHA-256"),
+)
+
+
+def write_card(source: Source, folder: Path, kind: str, dtype: str, checked: Mapping[str, Any]) -> Path:
+    """Write `README.md`.
+
+    Args:
+        source: the checkpoint.
+        folder: of the export; its other files are there, but for cadmllm.json and manifest.json.
+        kind: 'adapter', 'merged' or 'gguf'.
+        dtype: of the weights.
+        checked: figures of the comparison with the checkpoint, as cadmllm.json has them.
+    """
+    sections = [
+        _front(source, kind),
+        _title(source, kind, dtype),
+        _use(source, folder, kind, dtype),
+        _purpose(source),
+        "## Training data\n\n" + training_data(source),
+        "## Training\n\n" + curriculum(source),
+        "## Figures\n\n" + losses(source) + "\n\n" + evaluation(find_evaluation(source)),
+        _terms(source),
+        _checked(source, kind, checked),
+        _files(folder, kind),
+    ]
+    path = folder / CARD
+    path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    return path
+
+
+def _front(source: Source, kind: str) -> str:
+    """The YAML that model hubs read; the base is named where it is one of the hub."""
+    tags = ["cad", "text-to-cad", "parametric-cad", *(["lora"] if kind == "adapter" else [])]
+    if kind != "gguf":
+        tags += [*(["point-cloud"] if source.stage > 1 else []), *(["image-to-cad"] if source.stage > 2 else [])]
+    lines = [f"library_name: {LIBRARIES[kind]}", "pipeline_tag: text-generation"]
+    if HUB_NAME.fullmatch(source.base.name) and not Path(source.base.name).is_dir():
+        lines += [f"base_model: {source.base.name}", f"base_model_relation: {RELATIONS[kind]}"]
+    if _ours(source):
+        lines += ["license: apache-2.0"]
+    else:
+        lines += ["license: other", "license_name: see-base-and-data", "license_link: README.md"]
+    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
+def _ours(source: Source) -> bool:
+    """Whether base, encoders and data all come with cadmllm, under its own licence; only then is it the model's, too."""
+    data, model = read_json(source.folder / "data.json"), source.record["model"]
+    if data is None or source.base.name != "tiny":
+        return False
+    foreign = (source.stage > 1 and model["points_encoder"] == "michelangelo") or (
+        source.stage > 2 and model["image_encoder"] != "tiny"
+    )
+    root = data.get("root")
+    return not foreign and (bool(data.get("synthetic")) or (isinstance(root, str) and Path(root).resolve() == bundled("data")))
+
+
+def _title(source: Source, kind: str, dtype: str) -> str:
+    reads = READS[source.stage]
+    more = "" if source.stage == 1 or kind != "gguf" else " (this file: text alone)"
+    return (
+        f"# CAD-MLLM, {STAGE_NAMES[source.stage]}, from {_base(source)}\n\n"
+        f"{WHAT[kind]}, in {dtype}.\nThe model reads {reads}{more} and writes an editable, parametric CAD program (sketches and "
+        "extrusions) as a sequence of CAD tokens, which a CAD kernel builds into a solid (STEP).\n"
+        f"Exported by cadmllm {__version__} from {code(source.folder.resolve().name)}."
+    )
+
+
+def _use(source: Source, folder: Path, kind: str, dtype: str) -> str:
+    settings = source.settings
+    positions = source.base.config.get("max_position_embeddings")
+    written = script(
+        kind,
+        dtype,
+        base=_base_path(source),
+        rows=source.rows,
+        longest=settings.infer.max_new_tokens,
+        context=min(4096, positions) if isinstance(positions, int) and positions > 0 else 4096,
+        gguf=next((path.name for path in sorted(folder.glob("*.gguf"))), "model.gguf"),
+    )
+    local = kind == "adapter" and _base_path(source) != source.base.name
+    note = "`base` is the folder that holds the base model: put in where yours lies. " if local else ""
+    return (
+        f"## Use\n\nWithout cadmllm, in this folder, after `pip install {NEEDS[kind]}`. {note}No code of this folder is run by it.\n\n"
+        + fenced(written, "python")
+        + "\n\n"
+        + _decoding(kind)
+        + "\n\nWith [cadmllm](https://pypi.org/project/cadmllm/), which keeps to the grammar, has a CAD kernel build the answer and"
+        " tries again where that fails; each line writes `program.json`, `model.step` and `model.png`:\n\n"
+        + _commands(source, kind)
+    )
+
+
+def _decoding(kind: str) -> str:
+    if kind == "gguf":
+        return (
+            "It prints the items of a CAD program. `cad.gbnf` admits whole programs only, so what ends with `<cad:end>` parses. Saved "
+            "as `answer.txt` it becomes a solid by `cadmllm convert answer.txt --to step`."
+        )
+    return (
+        "It prints the items of a CAD program, written greedily and without the grammar: an answer may not parse. Saved as "
+        "`answer.txt` it becomes a solid by `cadmllm convert answer.txt --to step`. Answers hold CAD items alone because "
+        "`generation_config.json` suppresses all others; a server that does not read it needs the same as a list of allowed ids: "
+        "the other items' scores were never trained. Batches are padded on the left."
+    )
+
+
+def _commands(source: Source, kind: str) -> str:
+    if kind == "gguf":
+        return (
+            "cadmllm itself does not load GGUF files: it answers from the checkpoint, from a merged model or from an adapter"
+            " (`cadmllm export --to merged`)."
+        )
+    lines = [f'cadmllm infer --checkpoint . --prompt "{TEXT}"']
+    if source.stage > 1:
+        lines.append("cadmllm infer --checkpoint . --pc part.npz       # or .ply .pcd .xyz .stl .obj .glb .3mf")
+    if source.stage > 2:
+        lines.append("cadmllm infer --checkpoint . --image part.png")
+    return fenced("\n".join(lines))
+
+
+def _purpose(source: Source) -> str:
+    return (
+        "## Intended use\n\n"
+        "Drafts of simple mechanical parts, to be looked at and edited by a person; research on generating CAD.\n\n"
+        "Not for:\n\n"
+        "* **dimensions that matter.** Captions of the usual data sets carry none; sizes are a guess, coordinates lie on a grid of"
+        " 16,384 steps over the longest side. Measure what comes out.\n"
+        "* **safety-critical parts**, or any part that is made without somebody having checked it: nothing here knows loads,"
+        " materials, tolerances or standards.\n"
+        "* **what the language cannot say**: programs are sketches (lines, arcs, circles) and extrusions; no fillets, revolutions,"
+        " sweeps, threads, drafts or assemblies.\n"
+        "* **chat or general text**: only CAD items were trained; the base model's abilities were not kept.\n"
+        "* **commercial use, before the terms below were read**: some data of this field is for non-commercial use alone."
+    )
+
+
+def _terms(source: Source) -> str:
+    model = named(source.record["model"])
+    rows = [(f"base model {_base(source)}", plain(terms.of_base(source.base.name)))]
+    rows += [(plain(name), plain(what)) for name, what in terms.of_encoders(model, source.stage)]
+    known = [
+        (f"data, if it is {name}" if not name.startswith("`") else f"data, if made by {name}", plain(what))
+        for name, what in terms.DATA
+    ]
+    return (
+        "## Terms\n\nWeights carry the terms of what they were made of. As far as known (looked up on 2026-11-23; no legal advice):\n\n"
+        + table(("part", "terms"), rows + known)
+        + "\n\ncadmllm itself: Apache-2.0. A folder's name does not tell where data came from: whoever passes this model on has to"
+        " know it."
+    )
+
+
+def _checked(source: Source, kind: str, checked: Mapping[str, Any]) -> str:
+    rows = [(plain(name), plain(value)) for name, value in _leaves(named(dict(checked)))]
+    text = (
+        "## How the export was checked\n\nThe checkpoint and this folder answered the same fixed prompts, and an export whose logits"
+        " are not within the tolerance is not written. Measured:\n\n" + table(("", ""), rows or [("nothing", "-")])
+    )
+    if source.notes:
+        text += "\n\nNotes:\n\n" + "\n".join(f"* {plain(without_folders(note))}" for note in source.notes)
+    return text + (
+        "\n\nWhether every byte is still the one that was written: `cadmllm export --verify .`, or compare with `manifest.json`"
+        " (SHA-256 of each file)."
+    )
+
+
+def _leaves(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Every figure under its dotted name."""
+    if isinstance(value, Mapping):
+        return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{name}, {key}" if name else str(key))]
+    if isinstance(value, (list, tuple)):
+        return [leaf for place, inner in enumerate(value, 1) for leaf in _leaves(inner, f"{name} {place}")]
+    return [(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))]
+
+
+def _files(folder: Path, kind: str) -> str:
+    rows = [*FILES[kind], *(row for row in PARTS if (folder / row[0].strip("`")).is_file()), *PAPERS]
+    items = f"{CAD_SIZE:,} CAD items and {len(ADDED) - CAD_SIZE} placeholders"
+    return f"## Files\n\n{table(('file', 'holds'), rows)}\n\nAdded to the tokenizer: {items}, in this order, behind the base's own items."
+
+
+def _base(source: Source) -> str:
+    return "cadmllm's bundled tiny base" if source.base.name == "tiny" else code(last_part(source.base.name))
+
+
+def _base_path(source: Source) -> str:
+    """What the script calls the base: a hub name, or the last part of its folder."""
+    return "tiny-base" if source.base.name == "tiny" else last_part(source.base.name)
