@@ -140,25 +140,24 @@ def _use(source: Source, folder: Path, kind: str, dtype: str) -> str:
     local = kind == "adapter" and _base_path(source) != source.base.name
     note = "`base` is the folder that holds the base model: put in where yours lies. " if local else ""
     return (
-        f"## Use\n\nWithout cadmllm, in this folder, after `pip install {NEEDS[kind]}`. {note}No code of this folder is run by it.\n\n"
+        f"## Use\n\nWithout cadmllm, in this folder, after `pip install {NEEDS[kind]}`. {note}It runs no code of this folder.\n\n"
         + fenced(written, "python")
         + "\n\n"
         + _decoding(kind)
-        + "\n\nWith [cadmllm](https://pypi.org/project/cadmllm/), which keeps to the grammar, has a CAD kernel build the answer and"
-        " tries again where that fails; each line writes `program.json`, `model.step` and `model.png`:\n\n"
-        + _commands(source, kind)
+        + "\n\nWith cadmllm (`pip install cadmllm`), which keeps to the grammar, has a CAD kernel build the answer and tries again"
+        " where that fails; each line writes `program.json`, `model.step` and `model.png`:\n\n" + _commands(source, kind)
     )
 
 
 def _decoding(kind: str) -> str:
     if kind == "gguf":
         return (
-            "It prints the items of a CAD program. `cad.gbnf` admits whole programs only, so what ends with `<cad:end>` parses. Saved "
-            "as `answer.txt` it becomes a solid by `cadmllm convert answer.txt --to step`."
+            "It prints the items of a CAD program. `cad.gbnf` admits whole programs only, so what ends with `<cad:end>` parses."
+            " Saved as `answer.txt` it becomes a solid by `cadmllm convert answer.txt part.step`."
         )
     return (
         "It prints the items of a CAD program, written greedily and without the grammar: an answer may not parse. Saved as "
-        "`answer.txt` it becomes a solid by `cadmllm convert answer.txt --to step`. Answers hold CAD items alone because "
+        "`answer.txt` it becomes a solid by `cadmllm convert answer.txt part.step`. Answers hold CAD items alone because "
         "`generation_config.json` suppresses all others; a server that does not read it needs the same as a list of allowed ids: "
         "the other items' scores were never trained. Batches are padded on the left."
     )
@@ -183,12 +182,12 @@ def _purpose(source: Source) -> str:
         "## Intended use\n\n"
         "Drafts of simple mechanical parts, to be looked at and edited by a person; research on generating CAD.\n\n"
         "Not for:\n\n"
-        "* **dimensions that matter.** Captions of the usual data sets carry none; sizes are a guess, coordinates lie on a grid of"
-        " 16,384 steps over the longest side. Measure what comes out.\n"
+        "* **dimensions that matter.** Captions of the usual data sets carry none; sizes are a guess, and coordinates lie on a"
+        " grid of 16,384 steps over the longest side. Measure what comes out.\n"
         "* **safety-critical parts**, or any part that is made without somebody having checked it: nothing here knows loads,"
         " materials, tolerances or standards.\n"
-        "* **what the language cannot say**: programs are sketches (lines, arcs, circles) and extrusions; no fillets, revolutions,"
-        " sweeps, threads, drafts or assemblies.\n"
+        "* **what the language cannot say**: programs are sketches (lines, arcs, circles) and extrusions; no fillets,"
+        " revolutions, sweeps, threads, drafts or assemblies.\n"
         "* **chat or general text**: only CAD items were trained; the base model's abilities were not kept.\n"
         "* **commercial use, before the terms below were read**: some data of this field is for non-commercial use alone."
     )
@@ -198,23 +197,21 @@ def _terms(source: Source) -> str:
     model = named(source.record["model"])
     rows = [(f"base model {_base(source)}", plain(terms.of_base(source.base.name)))]
     rows += [(plain(name), plain(what)) for name, what in terms.of_encoders(model, source.stage)]
-    known = [
-        (f"data, if it is {name}" if not name.startswith("`") else f"data, if made by {name}", plain(what))
-        for name, what in terms.DATA
-    ]
+    known = [(f"data, if {name}", plain(what)) for name, what in terms.DATA]
     return (
-        "## Terms\n\nWeights carry the terms of what they were made of. As far as known (looked up on 2026-11-23; no legal advice):\n\n"
+        "## Terms\n\nWeights carry the terms of what they were made of. As far as known (looked up on 2026-11-23; no legal"
+        " advice):\n\n"
         + table(("part", "terms"), rows + known)
-        + "\n\ncadmllm itself: Apache-2.0. A folder's name does not tell where data came from: whoever passes this model on has to"
-        " know it."
+        + "\n\ncadmllm itself: Apache-2.0. A folder's name does not tell where data came from: whoever passes this model on has"
+        " to know it."
     )
 
 
 def _checked(source: Source, kind: str, checked: Mapping[str, Any]) -> str:
     rows = [(plain(name), plain(value)) for name, value in _leaves(named(dict(checked)))]
     text = (
-        "## How the export was checked\n\nThe checkpoint and this folder answered the same fixed prompts, and an export whose logits"
-        " are not within the tolerance is not written. Measured:\n\n" + table(("", ""), rows or [("nothing", "-")])
+        "## How the export was checked\n\nThe checkpoint and this folder answered the same fixed prompts, and an export whose"
+        " logits are not within the tolerance is not written. Measured:\n\n" + table(("", ""), rows or [("nothing", "-")])
     )
     if source.notes:
         text += "\n\nNotes:\n\n" + "\n".join(f"* {plain(without_folders(note))}" for note in source.notes)
@@ -235,8 +232,8 @@ def _leaves(value: Any, name: str = "") -> list[tuple[str, str]]:
 
 def _files(folder: Path, kind: str) -> str:
     rows = [*FILES[kind], *(row for row in PARTS if (folder / row[0].strip("`")).is_file()), *PAPERS]
-    items = f"{CAD_SIZE:,} CAD items and {len(ADDED) - CAD_SIZE} placeholders"
-    return f"## Files\n\n{table(('file', 'holds'), rows)}\n\nAdded to the tokenizer: {items}, in this order, behind the base's own items."
+    items = f"{CAD_SIZE:,} CAD items and {len(ADDED) - CAD_SIZE} placeholders, in this order, behind the base's own items"
+    return f"## Files\n\n{table(('file', 'holds'), rows)}\n\nAdded to the tokenizer: {items}."
 
 
 def _base(source: Source) -> str:

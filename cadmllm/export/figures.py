@@ -132,9 +132,9 @@ def _evaluated(report: Mapping[str, Any]) -> str:
             cells.append("-" if not found or found["mean"] is None else f"{found['mean'] * metrics[key]['scale']:.3g}")
         rows.append([plain(name.replace("_", " ")), f"{group['count']:,}", f"{group['invalid_rate']:.1%}", *cells])
     data, settings = report["evaluation"]["data"], report["settings"]["infer"]
+    mark = code(str(data["fingerprint"])[:16])
     return (
-        table(head, rows)
-        + f"\n\nMeans, split {code(data['split'])} of the data with fingerprint {code(str(data['fingerprint'])[:16])}"
+        table(head, rows) + f"\n\nMeans, split {code(data['split'])} of the data with fingerprint {mark}"
         f" (`cadmllm eval`, temperature {settings['temperature']:g}, {settings['candidates']} candidates,"
         f" grammar {'on' if settings['grammar'] else 'off'})."
     )

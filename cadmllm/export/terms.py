@@ -15,10 +15,13 @@ DINOV2 = "Apache-2.0 (the model card of facebook/dinov2; its files were CC BY-NC
 MICHELANGELO = "code: GPL-3.0 (its repository); weights: LGPL-3.0 (the page of Maikou/Michelangelo on the hub)"
 _ONSHAPE = "programs parsed from public Onshape documents, under Onshape's terms and their makers' rights"
 DATA = (
-    ("Omni-CAD", f"unknown: the project states no licence (others report MIT for its page on the hub); {_ONSHAPE}"),
-    ("DeepCAD", f"code: MIT; data: no licence of its own; {_ONSHAPE}"),
-    ("captions of Text2CAD", "CC BY-NC-SA 4.0: not for commercial use, and what is made of them goes on under the same terms"),
-    ("`cadmllm data synth`, and the bundled set", "Apache-2.0"),
+    ("it is Omni-CAD", f"unknown: the project states no licence (others report MIT for its page on the hub); {_ONSHAPE}"),
+    ("it is DeepCAD", f"code: MIT; data: no licence of its own; {_ONSHAPE}"),
+    (
+        "it has captions of Text2CAD",
+        "CC BY-NC-SA 4.0: not for commercial use, and what is made of them goes on under the same terms",
+    ),
+    ("it was made by `cadmllm data synth`, or is the bundled set", "Apache-2.0"),
 )
 
 
