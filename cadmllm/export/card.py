@@ -144,8 +144,8 @@ def _use(source: Source, folder: Path, kind: str, dtype: str) -> str:
         + fenced(written, "python")
         + "\n\n"
         + _decoding(kind)
-        + "\n\nWith cadmllm (`pip install cadmllm`), which keeps to the grammar, has a CAD kernel build the answer and tries again"
-        " where that fails; each line writes `program.json`, `model.step` and `model.png`:\n\n" + _commands(source, kind)
+        + "\n\nWith cadmllm (`pip install cadmllm`), which keeps to the grammar, has a CAD kernel build the answer, and tries"
+        " again where that fails; each line writes `program.json`, `model.step` and `model.png`:\n\n" + _commands(source, kind)
     )
 
 

@@ -19,7 +19,7 @@ DATA = (
     ("it is DeepCAD", f"code: MIT; data: no licence of its own; {_ONSHAPE}"),
     (
         "it has captions of Text2CAD",
-        "CC BY-NC-SA 4.0: not for commercial use, and what is made of them goes on under the same terms",
+        "CC BY-NC-SA 4.0: no commercial use; what is made of them goes on under the same terms",
     ),
     ("it was made by `cadmllm data synth`, or is the bundled set", "Apache-2.0"),
 )
