@@ -219,6 +219,7 @@ def small(case: Case, folder: Path) -> Settings:
         "model.point_count": 256,
         "model.fourier_width": 64,
         "model.image_encoder": "tiny",
+        "model.image_bridge": "mlp",
         "model.image_tokens": 17,
         "train.max_seq_length": 512,
     }
@@ -277,7 +278,8 @@ def row(case: Case, settings: Settings, build: Callable[[], CadMLLM], device: st
 
     found = measured(settings, case, build, device)
     batch: Batch = found.pop("batch")
-    shown = Shown(batch.supervised, sum(batch.cloud_counts), sum(batch.image_counts))
+    viewed = sum(count > 0 for count in batch.image_counts)
+    shown = Shown(batch.supervised, sum(batch.cloud_counts), sum(batch.image_counts), viewed)
     plan = predict(settings, case.stage, tokens=batch.computed, device=device, shown=shown)
     lines = [line for line in plan.lines if line.place == ("ram" if device == "cpu" else "card") and line.name != "CUDA"]
     tensors = sum(line.bytes for line in lines if line.name not in NOT_TENSORS)

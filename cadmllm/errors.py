@@ -137,6 +137,7 @@ CODES: dict[str, str] = {
     "E704": "the model's scores are not finite numbers",
     "E705": "a size or a unit that cannot be read",
     "E706": "a batch file, or a line of it, that cannot be read",
+    "E707": "more images of one part than the model reads",
     # evaluation
     "E711": "predictions and truth that do not belong together",
     "E712": "a shape that cannot be read",

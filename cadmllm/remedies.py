@@ -165,6 +165,7 @@ REMEDIES: dict[str, str] = {
     "E704": "compute in 32 bit: `--set dtype=float32`; else name an earlier checkpoint: `--set infer.checkpoint=FOLDER`",
     "E705": 'write three sides and a unit, largest names as in a drawing: `cadmllm infer --prompt "a plate" --size 40x20x10mm`',
     "E706": "write a JSON object a line, with at least one of `prompt`, `images`, `points`; see docs/inference.md",
+    "E707": "give at most 8 images of a part; `cadmllm train stage3 --set model.image_bridge=mlp` makes a model that takes more",
     # evaluation
     "E711": "name two folders whose files have the same names but for the ending: `cadmllm eval --predictions DIR --truth DIR`",
     "E712": "give .step, .stl, .obj, .ply, .glb, .json, .h5 or .txt; see what is in it: `cadmllm eval mesh FILE`",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cadmllm.corpus.pixels import to_pixels
-from cadmllm.corpus.prompt import Tokenizer, encode_prompt
+from cadmllm.corpus.prompt import Tokenizer, encode_prompt, features_of
 from cadmllm.corpus.types import IGNORE, Batch, Sample
 from cadmllm.errors import CadmllmError
 
@@ -34,8 +34,9 @@ class Collator:
         tokenizer: the language model's.
         text_size: ids it owns; added item k has id text_size + k.
         cloud_tokens: features, hence placeholders, of a cloud.
-        image_tokens: the same of an image.
+        image_tokens: the same of an image; with `together` of all images of a sample.
         max_seq_length: longest sequence in tokens, features and target included.
+        together: the images of a sample are read together (`CadMLLM.images_together`).
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Collator:
         cloud_tokens: int,
         image_tokens: int,
         max_seq_length: int,
+        together: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.text_size = text_size
         self.cloud_tokens = cloud_tokens
         self.image_tokens = image_tokens
         self.max_seq_length = max_seq_length
+        self.together = together
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """`pad` of samples that are not encoded yet."""
@@ -96,10 +99,7 @@ class Collator:
         )
 
     def _prompt(self, sample: Sample, limit: int) -> list[int]:
-        features = (
-            [self.cloud_tokens] * sample.cloud_count,
-            [self.image_tokens] * sample.image_count,
-        )
+        features = features_of(sample, self.cloud_tokens, self.image_tokens, self.together)
         ids = encode_prompt(
             self.tokenizer,
             self.text_size,

@@ -24,7 +24,7 @@ def feature_tokens(settings: Settings, probabilities: Mapping[str, float]) -> in
     for name, share in probabilities.items():
         if share > 0:
             clouds = settings.model.point_tokens if "point_cloud" in name else 0
-            images = settings.model.image_tokens * settings.model.image_views if "image" in name else 0
+            images = settings.model.view_tokens if "image" in name else 0
             most = max(most, clouds + images)
     return most
 

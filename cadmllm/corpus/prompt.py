@@ -11,10 +11,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cadmllm.corpus.types import CAD_SIZE, IMAGE, PLACEHOLDERS, POINTS
 from cadmllm.errors import CadmllmError
+
+if TYPE_CHECKING:
+    from cadmllm.corpus.types import Sample
 
 HEAD = "<|im_start|>user\n"
 TAIL = "<|im_end|>\n<|im_start|>assistant\n"
@@ -70,6 +73,18 @@ def clean_caption(caption: object, where: str = "the prompt") -> str:
     return _OPENING.sub("< ", text)
 
 
+def features_of(sample: Sample, cloud_tokens: int, image_tokens: int, together: bool) -> tuple[list[int], list[int]]:
+    """Placeholders of a sample's clouds and of its images, as `build_prompt` takes them.
+
+    Args:
+        sample: what is shown.
+        cloud_tokens: of each cloud.
+        image_tokens: of each image; `together`: of all images of the sample.
+    """
+    groups = min(1, sample.image_count) if together else sample.image_count
+    return [cloud_tokens] * sample.cloud_count, [image_tokens] * groups
+
+
 def placeholders(cloud_tokens: Sequence[int], image_tokens: Sequence[int]) -> str:
     """The placeholder string: one token a feature, clouds first, then images, each in the order given."""
     return POINTS * sum(cloud_tokens) + IMAGE * sum(image_tokens)
@@ -81,7 +96,7 @@ def build_prompt(caption: str, cloud_tokens: Sequence[int] = (), image_tokens: S
     Args:
         caption: what a person wrote; neutralised by `clean_caption`.
         cloud_tokens: features of each cloud.
-        image_tokens: features of each image.
+        image_tokens: features of each image, or of all of them together.
 
     Raises:
         CadmllmError: E408, see `clean_caption`.

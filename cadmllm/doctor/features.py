@@ -59,7 +59,7 @@ def check_features(situation: Situation) -> Outcome:
     cached = training.open_features(settings, planned, dataset, Console(quiet=True), means)
     if cached is None:
         return Outcome(skipped="no stage to be trained uses them")
-    parts = ", ".join(f"{len(cached.store.parts[name]):,} ids of {name}" for name in cached.widths)
+    parts = ", ".join(f"{len(cached.store.parts[name]):,} ids of {name}" for name in cached.shapes)
     details = tuple(
         f"{name}: {recipe.encoder} ({Path(recipe.source).name}), {recipe.tokens} x {recipe.width} {recipe.dtype}"
         + (f", {recipe.draws} draws of a cloud" if recipe.draws else "")

@@ -14,6 +14,7 @@ from cadmllm.errors import CadmllmError
 if TYPE_CHECKING:
     from cadmllm.doctor.check import Situation
     from cadmllm.plan.sizes import LlmShape
+    from cadmllm.settings import Settings
 
 TINY_WIDTH = 96  # of a feature of the image encoder that is trained here (`models.image.tiny_dino`)
 
@@ -107,9 +108,30 @@ def wanted_tensors(situation: Situation, tensors: dict[str, Tensor], shape: LlmS
     for branch, width in widths.items():
         if not any(name.startswith(f"{branch}.") for name in tensors):
             continue
-        wanted[f"{branch}.projector.out.weight"] = (shape.hidden, shape.hidden)
-        wanted[f"{branch}.projector.out.bias"] = (shape.hidden,)
-        if width is not None:
-            wanted[f"{branch}.projector.into.weight"] = (shape.hidden, width)
-            wanted[f"{branch}.projector.norm.weight"] = (width,)
+        # how many tokens a Michelangelo gives its file alone tells: whether they are resampled, what was saved
+        resampled = model.image_bridge == "perceiver" if branch == "images" else f"{branch}.projector.latents" in tensors
+        bridge = _bridge(settings, branch, width, shape.hidden, resampled)
+        wanted |= {f"{branch}.projector.{name}": size for name, size in bridge.items()}
+    return wanted
+
+
+def _bridge(settings: Settings, branch: str, width: int | None, hidden: int, resampled: bool) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a projector, or of a resampler; those that `width` of a feature decides where it is known."""
+    from cadmllm.plan.parts import VIEWS
+
+    model = settings.model
+    if not resampled:
+        wanted = {"out.weight": (hidden, hidden), "out.bias": (hidden,)}
+        return wanted if width is None else wanted | {"into.weight": (hidden, width), "norm.weight": (width,)}
+    inner, views = model.resampler_width, branch == "images"
+    wanted = {
+        "latents": (model.image_tokens if views else model.point_tokens, inner),
+        "end.into.weight": (hidden, inner),
+        "end.out.weight": (hidden, hidden),
+        "end.out.bias": (hidden,),
+    }
+    for number in range(model.resampler_layers):
+        wanted |= {f"blocks.{number}.q.weight": (inner, inner), f"blocks.{number}.kv.weight": (2 * inner, inner)}
+    if width is not None:
+        wanted |= {"into.weight": (inner, width), "norm.weight": (width,)} | ({"views": (VIEWS, width)} if views else {})
     return wanted

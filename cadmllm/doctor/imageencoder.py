@@ -15,6 +15,7 @@ from cadmllm.errors import CadmllmError
 
 if TYPE_CHECKING:
     from cadmllm.doctor.headers import Tensor
+    from cadmllm.settings import Settings
 
 NAME = "image-encoder"
 KEY = "model.image_encoder"
@@ -63,7 +64,7 @@ def check_image(situation: Situation) -> Outcome:
     if not shows(settings, situation.stages, "image"):
         return Outcome(skipped="no stage to be trained shows images")
     if name == "tiny":
-        _check_tokens(settings.model.image_tokens, PIXELS // 28)
+        _tokens(settings, PIXELS // 28)
         return Outcome("tiny: trained here, needs no file")
     if is_cached(settings, "images"):
         return Outcome(skipped=f"not loaded: its features are read from {settings.data.features}")
@@ -76,11 +77,10 @@ def check_image(situation: Situation) -> Outcome:
     except CadmllmError as error:
         raise CadmllmError(error.code, error.message, f"{error.remedy}; or {TINY}") from None
     _check_config(files, asked)
-    _check_tokens(settings.model.image_tokens, PIXELS // int(files.config["patch_size"]))
+    tokens = _tokens(settings, PIXELS // int(files.config["patch_size"]))
     if situation.broken & {"torch", "transformers"}:
         return Outcome(skipped=f"{name} is whole, and cannot be loaded without torch and transformers")
     keys = [file_key(path) for path in (files.folder / "config.json", *files.files)]
-    tokens = settings.model.image_tokens
     try:
         said = probed(
             situation, "image encoder", _ANSWER, (*keys, tokens, loader_version("image")), str(files.folder), str(tokens)
@@ -148,12 +148,20 @@ def _difference(config: dict, tensors: dict[str, Tensor]) -> str:
     return ""
 
 
-def _check_tokens(tokens: int, grid: int) -> None:
-    """Raise E102 for a number of features that patches cannot be pooled to (`models.image.ImageEncoder`)."""
+def _tokens(settings: Settings, grid: int) -> int:
+    """Features of a view: all patches where the perceiver reads them, else `model.image_tokens`.
+
+    Raises:
+        CadmllmError: E102 for a number that patches cannot be pooled to (`models.image.ImageEncoder`).
+    """
+    if settings.model.image_bridge == "perceiver":
+        return grid * grid
+    tokens = settings.model.image_tokens
     side = math.isqrt(tokens)
     if tokens - side * side > 1 or side > grid or tokens < 1:
         message = f"model.image_tokens is {tokens}, which is neither n*n nor n*n + 1 with n up to {grid}"
         raise CadmllmError("E102", message, f"--set model.image_tokens={grid * grid + 1} (all), or 16")
+    return tokens
 
 
 CHECKS = (

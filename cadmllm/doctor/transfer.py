@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cadmllm.plan.parts import UnknownShape, given_tokens
+
 if TYPE_CHECKING:
     from cadmllm.settings import Settings
 
@@ -16,6 +18,7 @@ PAGE = 4096  # bytes: the least that a tensor takes in shared memory
 TEXT = 128  # tokens of caption, frame and target, about (the median target has 35)
 PIXELS = 3 * 224 * 224 * 4  # bytes of a view
 POINT = 6 * 4  # bytes of a point with its normal
+PATCHES = 256  # of a view, where its encoder is not known here
 FEATURE = 1024 * 2  # bytes of a cached feature: DINOv2-large's in 16 bit, more than Michelangelo's
 
 
@@ -44,10 +47,10 @@ def window_of(settings: Settings, stage: int) -> Window:
     stored_clouds = features is not None and (features / "points").is_dir()
     stored_views = features is not None and (features / "images").is_dir()
     if stored_clouds:
-        cloud = model.point_tokens * FEATURE
+        cloud = given_tokens(settings, "points") * FEATURE
     if stored_views:
-        view = model.image_views * model.image_tokens * FEATURE
-    places = {"point_cloud": model.point_tokens, "image": model.image_tokens * model.image_views}
+        view = model.image_views * _kept_of_a_view(settings) * FEATURE
+    places = {"point_cloud": model.point_tokens, "image": model.view_tokens}
     tokens = TEXT + sum(share * places[kind] for kind, share in shares.items())
     samples = train.batch_size * train.accumulation
     batches = _batches(settings, samples, tokens)
@@ -58,6 +61,13 @@ def window_of(settings: Settings, stage: int) -> Window:
     mean = text + samples * (shares["point_cloud"] * cloud + shares["image"] * view)
     most = text + samples * ((shares["point_cloud"] > 0) * cloud + (shares["image"] > 0) * view)
     return Window(int(mean + least), int(most + least), each * batches)
+
+
+def _kept_of_a_view(settings: Settings) -> int:
+    try:
+        return given_tokens(settings, "images")
+    except UnknownShape:
+        return PATCHES
 
 
 def waiting(settings: Settings, window: Window) -> tuple[int, int]:

@@ -137,7 +137,7 @@ def _lengths(
     from cadmllm.corpus.sample import BARE_SHARE
 
     model, most = settings.model, settings.train.max_seq_length
-    costs = {"point_cloud": model.point_tokens, "image": model.image_tokens * model.image_views}
+    costs = {"point_cloud": model.point_tokens, "image": model.view_tokens}
     kept = 1.0 - settings.train.modality_dropout
     mean = square = 0.0
     longest = 0

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cadmllm.cad.vocabulary import END
 from cadmllm.corpus.batch import Collator
-from cadmllm.corpus.prompt import encode_prompt
+from cadmllm.corpus.prompt import encode_prompt, features_of
 from cadmllm.errors import CadmllmError
 from cadmllm.infer.constrain import Constraint, Tables, cad_tables
 from cadmllm.infer.sampler import Sampler, keys_of, uniforms
@@ -129,7 +129,7 @@ def generate(
 
 def prompt_length(model: CadMLLM, sample: Sample) -> int:
     """Tokens of a sample's prompt, features of clouds and images included."""
-    features = [model.cloud_tokens] * sample.cloud_count, [model.image_tokens] * sample.image_count
+    features = features_of(sample, model.cloud_tokens, model.image_tokens, model.images_together)
     return len(encode_prompt(model.tokenizer, model.text_size, sample.caption, *features, limit=NO_LIMIT))
 
 
@@ -217,7 +217,9 @@ class _Writer:
 
     def _read(self, which: range) -> _Read:
         model = self.model
-        collator = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, NO_LIMIT)
+        collator = Collator(
+            model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, NO_LIMIT, model.images_together
+        )
         batch = collator.prompts(self.samples[which.start : which.stop]).to(model.device)
         mask = batch.attention_mask
         logits, cache = model.step(model.embed(batch), None, mask, batch.position_ids, None)

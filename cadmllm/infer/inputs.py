@@ -124,10 +124,10 @@ def _several(values: object) -> tuple[Any, ...]:
 
 
 def check_modalities(sample: Sample, model: CadMLLM, checkpoint: str) -> None:
-    """Refuse a cloud or an image that the model has no encoder for.
+    """Refuse a cloud or an image that the model has no encoder for, and more images than it reads.
 
     Raises:
-        CadmllmError: E701 naming the stage that adds the encoder.
+        CadmllmError: E701 naming the stage that adds the encoder; E707.
     """
     for given, encoder, what, stage in (
         (sample.clouds, model.points, "point clouds", 2),
@@ -139,3 +139,7 @@ def check_modalities(sample: Sample, model: CadMLLM, checkpoint: str) -> None:
                 f"{checkpoint} has no encoder for {what}: stage {stage} of the curriculum adds it",
                 f"train it: cadmllm train {'stage2 stage3' if stage == 3 else 'stage2'}, or name one that has it: --checkpoint D",
             )
+    if model.images_together:
+        from cadmllm.models.resampler import check_views
+
+        check_views(sample.image_count, where=checkpoint)

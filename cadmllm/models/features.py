@@ -19,6 +19,7 @@ from cadmllm.settings import Settings
 
 if TYPE_CHECKING:
     from cadmllm.models.image import ImageEncoder
+    from cadmllm.models.michelangelo import MichelangeloEncoder
 
 # what of a Dinov2Config its tensors do not tell and its features depend on
 _CONFIG = ("num_attention_heads", "layer_norm_eps", "hidden_act", "patch_size", "image_size", "use_swiglu_ffn")
@@ -32,7 +33,7 @@ class FrozenEncoder:
         part: 'points' or 'images'.
 
     Attributes:
-        width: of a feature.
+        tokens, width: features that it gives for a cloud or a view, and the width of one.
         weights: SHA-256 of its tensors, names and types, and of what they were run with.
 
     Raises:
@@ -45,6 +46,8 @@ class FrozenEncoder:
         self.dtype = settings.dtype
         self.part = part
         self._encoder, self.width, _ = _build(settings, part)
+        images = part == "images"
+        self.tokens = cast("ImageEncoder", self._encoder).tokens if images else cast("MichelangeloEncoder", self._encoder).keep
         self.weights = _state_hash(self._encoder, part)
         self._encoder.to(self.device).eval()
 

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from cadmllm.errors import CadmllmError
+from cadmllm.plan.parts import UnknownShape, given_tokens
 from cadmllm.plan.sizes import cached
 from cadmllm.settings import Settings
 
@@ -39,9 +40,27 @@ def encoder_name(settings: Settings, part: str) -> tuple[str, str]:
     return ("michelangelo", str(model.points_checkpoint)) if part == "points" else ("dinov2", model.image_encoder)
 
 
-def feature_tokens(settings: Settings, part: str) -> int:
-    """Features of a cloud or of a view."""
-    return settings.model.point_tokens if part == "points" else settings.model.image_tokens
+def feature_tokens(settings: Settings, part: str, found: int = 0) -> int | None:
+    """Features that a frozen encoder hands on for a cloud or a view: all of them, where a resampler follows.
+
+    Args:
+        settings: resolved.
+        part: 'points' or 'images'.
+        found: features that a store of this encoder holds. How many a Michelangelo has its file alone tells, and a store holds
+            the shape token or all: so any larger number than 1 is taken for all, if `model.point_tokens` can be made of it.
+
+    Returns:
+        None where only the encoder itself can tell.
+    """
+    model = settings.model
+    if part == "points":
+        if model.point_tokens == 1:
+            return 1
+        return found if found > 1 and found >= model.point_tokens else None
+    try:
+        return given_tokens(settings, "images")
+    except UnknownShape:
+        return found or None
 
 
 def files_hash(settings: Settings, part: str) -> str:

@@ -13,52 +13,15 @@ from cadmllm.corpus.types import ADDED, IMAGE, POINTS, Batch
 from cadmllm.errors import CadmllmError
 from cadmllm.models.attention import Attention, settle
 from cadmllm.models.backbone import Backbone, input_embedding, load_backbone, pick_device
+from cadmllm.models.branches import IMAGES_STAGE, POINTS_STAGE, Branch, images_branch, points_branch
 from cadmllm.models.lastlayer import asked_of, spare_last_layer
 from cadmllm.models.layers import checkpoint_layers
 from cadmllm.models.loss import CHUNK, summed_loss, supervised_loss
-from cadmllm.models.projector import Projector
 from cadmllm.models.rows import AddedRows
 from cadmllm.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel, PreTrainedTokenizerFast
-
-POINTS_STAGE = 2  # clouds are shown from this stage on
-IMAGES_STAGE = 3
-
-
-class Branch(nn.Module):
-    """An encoder and its projector: what a modality is turned into.
-
-    Args:
-        encoder: gives [C, tokens, width]; None where training reads its features from a store.
-        projector: width to H.
-        frozen: the encoder stays in evaluation mode and is run without gradients.
-    """
-
-    def __init__(self, encoder: nn.Module | None, projector: Projector, frozen: bool) -> None:
-        super().__init__()
-        self.encoder = encoder if encoder is None else encoder.requires_grad_(not frozen)
-        self.projector = projector
-        self.frozen = frozen
-
-    def train(self, mode: bool = True) -> Branch:
-        super().train(mode)
-        if self.frozen and self.encoder is not None:
-            self.encoder.eval()
-        return self
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Features of C inputs as embeddings [C, tokens, H], float32."""
-        if self.encoder is None:
-            raise CadmllmError(
-                "E701",
-                "the model was put together for cached features (data.features), without its encoder",
-                "load it with data.features unset",
-            )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.encoder(*inputs)
-        return self.projector(features)
 
 
 class CadMLLM(nn.Module):
@@ -68,7 +31,8 @@ class CadMLLM(nn.Module):
         llm: the decoder, with LoRA around its linears or trained in full.
         rows: the added items' input and output rows.
         points, images: branches; None in stages that do not show the modality.
-        cloud_tokens, image_tokens: features of a cloud and of an image (what the settings say, loaded or not).
+        cloud_tokens, image_tokens: embeddings of a cloud and of an image (what the settings say, loaded or not).
+        images_together: image_tokens are those of all images of a sample (`model.image_bridge=perceiver`), not of each.
         tokenizer, text_size, stage, settings, fingerprint: what checkpoints and the collator need.
         fresh: parts that a loaded checkpoint did not hold and that start anew (set by `weights.load_model`).
     """
@@ -84,6 +48,7 @@ class CadMLLM(nn.Module):
         self.fingerprint = backbone.fingerprint
         self.stage, self.settings = stage, settings
         self.cloud_tokens, self.image_tokens = settings.model.point_tokens, settings.model.image_tokens
+        self.images_together = settings.model.image_bridge == "perceiver"
         self.fresh: list[str] = []
         self.chunk = CHUNK
         self.attention = Attention(isolates=False)  # until it is settled
@@ -109,13 +74,13 @@ class CadMLLM(nn.Module):
         embeds = self.rows.embed(batch.input_ids, input_embedding(self.llm))
         clouds = images = None
         if batch.cloud_features is not None:
-            clouds = self._branch(self.points, "point clouds", POINTS_STAGE).projector(batch.cloud_features)
+            clouds = self._branch(self.points, "point clouds", POINTS_STAGE).project(batch.cloud_features)
         elif batch.points is not None:
             clouds = self._branch(self.points, "point clouds", POINTS_STAGE)(batch.points, batch.normals)
         if batch.image_features is not None:
-            images = self._branch(self.images, "images", IMAGES_STAGE).projector(batch.image_features)
+            images = self._branch(self.images, "images", IMAGES_STAGE).project(batch.image_features, batch.image_counts)
         elif batch.pixels is not None:
-            images = self._branch(self.images, "images", IMAGES_STAGE)(batch.pixels)
+            images = self._branch(self.images, "images", IMAGES_STAGE)(batch.pixels, counts=batch.image_counts)
         embeds = self._place(embeds, batch.input_ids, POINTS, clouds)
         return self._place(embeds, batch.input_ids, IMAGE, images)
 
@@ -230,7 +195,11 @@ def _component(name: str) -> str:
 
 
 def build_model(
-    settings: Settings, stage: int, device: torch.device | str | None = None, cached: Mapping[str, int] | None = None
+    settings: Settings,
+    stage: int,
+    device: torch.device | str | None = None,
+    cached: Mapping[str, tuple[int, int]] | None = None,
+    backbone: Backbone | None = None,
 ) -> CadMLLM:
     """The model of a stage with fresh LoRA, rows and projectors; encoders of later stages are not loaded.
 
@@ -241,8 +210,9 @@ def build_model(
         settings: resolved settings.
         stage: 1 (text), 2 (and clouds), 3 (and images).
         device: where to.
-        cached: width of a feature by branch ('points', 'images'): the frozen encoders of these are not loaded, as their
-            features come with the batches. Everything else is as without.
+        cached: (features that an encoder gives, their width) by branch ('points', 'images'): the frozen encoders of these are
+            not loaded, as their features come with the batches. Everything else is as without.
+        backbone: a language model that is loaded already; None: the one that the settings name.
 
     Raises:
         CadmllmError: E501 (language model), E502 (encoder), E102 (settings that do not go together).
@@ -251,15 +221,15 @@ def build_model(
     target = pick_device(settings) if device is None else torch.device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.train.seed)
-        backbone = load_backbone(settings, target)
+        backbone = backbone or load_backbone(settings, target)
         embedding = input_embedding(backbone.model)
         std = float(embedding.weight[: backbone.text_size : 1 + backbone.text_size // 2048].detach().float().std())
         width = embedding.embedding_dim
         rows = AddedRows(backbone.text_size, width, std, settings.train.seed)
         if backbone.rows_init is not None:
             rows.load_state_dict(backbone.rows_init)
-        points = _points_branch(settings, width, std, cached.get("points")) if stage >= POINTS_STAGE else None
-        images = _images_branch(settings, width, std, cached.get("images")) if stage >= IMAGES_STAGE else None
+        points = points_branch(settings, width, std, cached.get("points")) if stage >= POINTS_STAGE else None
+        images = images_branch(settings, width, std, cached.get("images")) if stage >= IMAGES_STAGE else None
     if settings.train.gradient_checkpointing:
         checkpoint_layers(backbone.model)
     model = CadMLLM(backbone, rows, points, images, stage, settings)
@@ -272,30 +242,3 @@ def build_model(
         if target.type == "cuda":
             torch.cuda.empty_cache()  # it came by way of the card
     return model.train()
-
-
-def _points_branch(settings: Settings, width: int, std: float, cached: int | None) -> Branch:
-    seed = settings.train.seed * 8 + POINTS_STAGE
-    if cached is not None:
-        return _branch_of(None, cached, width, std, True, seed)
-    from cadmllm.models.points import build_points_encoder
-
-    encoder, features, frozen = build_points_encoder(settings)
-    return _branch_of(encoder, features, width, std, frozen, seed)
-
-
-def _images_branch(settings: Settings, width: int, std: float, cached: int | None) -> Branch:
-    seed = settings.train.seed * 8 + IMAGES_STAGE
-    if cached is not None:
-        return _branch_of(None, cached, width, std, True, seed)
-    from cadmllm.models.image import build_image_encoder
-
-    encoder, features, frozen = build_image_encoder(settings)
-    return _branch_of(encoder, features, width, std, frozen, seed)
-
-
-def _branch_of(encoder: nn.Module | None, features: int, width: int, std: float, frozen: bool, seed: int) -> Branch:
-    torch.manual_seed(seed)  # a projector begins the same, however many numbers the loading of its encoder drew
-    projector = Projector(features, width)
-    projector.scale_to(std)
-    return Branch(encoder, projector, frozen)

@@ -75,12 +75,18 @@ def build_image_encoder(settings: Settings) -> tuple[ImageEncoder, int, bool]:
     """
     model = settings.model
     if model.image_encoder == "tiny":
-        encoder = ImageEncoder(tiny_dino(), model.image_tokens)
+        encoder = _encoder(tiny_dino(), settings)
         return encoder, encoder.width, False
     frozen = not model.train_encoders
     dtype = getattr(torch, settings.dtype) if frozen else torch.float32
-    encoder = ImageEncoder(load_dino(model.image_encoder, dtype), model.image_tokens)
+    encoder = _encoder(load_dino(model.image_encoder, dtype), settings)
     return encoder, encoder.width, frozen
+
+
+def _encoder(dino: Dinov2Model, settings: Settings) -> ImageEncoder:
+    """All patches without CLS where the perceiver reads them, else `model.image_tokens` of them."""
+    model, grid = settings.model, PIXELS // cast(int, dino.config.patch_size)
+    return ImageEncoder(dino, grid * grid if model.image_bridge == "perceiver" else model.image_tokens)
 
 
 def load_dino(name: str, dtype: torch.dtype) -> Dinov2Model:

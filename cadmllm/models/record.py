@@ -13,12 +13,15 @@ from cadmllm.errors import CadmllmError
 from cadmllm.settings import Settings
 
 WEIGHTS, RECORD = "model.safetensors", "model.json"
+EXPORT_RECORD = "cadmllm.json"  # of an export, see `exported.py`
 FORMAT = 1
 # settings that a checkpoint was trained with and that its answers depend on, by the branch they belong to
 OF_BRANCH = {
     "points": ("points_encoder", "point_tokens", "fourier_width"),
-    "images": ("image_encoder", "image_tokens"),
+    "images": ("image_encoder", "image_tokens", "image_bridge"),
 }
+OF_RESAMPLER = ("resampler_layers", "resampler_width")  # of a branch that has one: its tensors tell
+OLDER = {"image_bridge": "mlp", "point_sampling": "uniform"}  # what a model.json means that does not say it
 BRANCH_STAGES = {"points": 2, "images": 3}
 
 
@@ -31,8 +34,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     """`model.json` of a folder that `save_model` wrote.
 
     Raises:
-        CadmllmError: E503 when it, or the weights beside it, are missing, or it is broken or of another format.
+        CadmllmError: E503 when it, or the weights beside it, are missing, or it is broken or of another format; E504 for an
+            export, which is no checkpoint.
     """
+    refuse_export(folder)
     for name in (RECORD, WEIGHTS):
         if not (folder / name).is_file():
             what = "has no " + name if folder.is_dir() else "is not there"
@@ -47,6 +52,17 @@ def read_record(folder: Path) -> dict[str, Any]:
     if record["format"] != FORMAT or record["stage"] not in (1, 2, 3) or "llm" not in record["model"]:
         raise incomplete(folder, f"holds a {RECORD} of another format ({record['format']})")
     return record
+
+
+def refuse_export(folder: Path) -> None:
+    """Raise E504 for an export: answers come from it, training starts from the checkpoint that it was made of."""
+    if (folder / EXPORT_RECORD).is_file():
+        raise CadmllmError(
+            "E504",
+            f"{folder} is an export (it has a {EXPORT_RECORD}), not a checkpoint that training can go on from",
+            f"name the checkpoint that it was made of ('source' in {EXPORT_RECORD}): `cadmllm train STAGE --resume_from_ckpt D`;"
+            f" to answer from it: `cadmllm infer --checkpoint {folder}`",
+        )
 
 
 def check_vocabulary(record: Mapping[str, Any], where: str) -> None:
@@ -95,13 +111,16 @@ def check_settings(settings: Settings, record: Mapping[str, Any], names: Iterabl
     Raises:
         CadmllmError: E504 naming the first setting that differs.
     """
+    names = set(names)
     held = {name.partition(".")[0] for name in names}
     pairs = [(f"lora.{name}", getattr(settings.lora, name), record["lora"].get(name)) for name in ("enabled", "r", "alpha")]
     if not settings.lora.enabled and record["lora"].get("enabled") is False:
         pairs = []
     for branch, keys in OF_BRANCH.items():
         if stage >= BRANCH_STAGES[branch] and branch in held:
-            pairs += [(f"model.{name}", getattr(settings.model, name), record["model"].get(name)) for name in keys]
+            keys += OF_RESAMPLER if f"{branch}.projector.latents" in names else ()
+            trained = OLDER | record["model"]
+            pairs += [(f"model.{name}", getattr(settings.model, name), trained.get(name)) for name in keys]
     for name, now, then in pairs:
         if now != then and not (name == "model.image_encoder" and Path(str(now)).resolve() == Path(str(then))):
             raise unfit(

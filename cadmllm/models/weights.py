@@ -25,6 +25,8 @@ from cadmllm.models.fusion import CadMLLM, build_model
 from cadmllm.models.record import (
     FORMAT,
     OF_BRANCH,
+    OF_RESAMPLER,
+    OLDER,
     RECORD,
     WEIGHTS,
     check_base,
@@ -127,7 +129,9 @@ def write_model(folder: Path, weights: Mapping[str, Tensor], record: Mapping[str
     os.replace(beside, folder / RECORD)
 
 
-def load_model(folder: Path, settings: Settings, stage: int | None = None, cached: Mapping[str, int] | None = None) -> CadMLLM:
+def load_model(
+    folder: Path, settings: Settings, stage: int | None = None, cached: Mapping[str, tuple[int, int]] | None = None
+) -> CadMLLM:
     """The model that a folder holds.
 
     Args:
@@ -146,7 +150,7 @@ def load_model(folder: Path, settings: Settings, stage: int | None = None, cache
     record, state = _read(folder)
     check_vocabulary(record, str(folder))
     if stage is None:
-        settings = _recorded(settings, record)
+        settings = recorded(settings, record)
     else:
         check_settings(settings, record, state, stage, str(folder))
     model = build_model(settings, record["stage"] if stage is None else stage, cached=cached)
@@ -163,13 +167,16 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise incomplete(folder, f"holds a broken {WEIGHTS}") from error
 
 
-def _recorded(settings: Settings, record: Mapping[str, Any]) -> Settings:
+def recorded(settings: Settings, record: Mapping[str, Any]) -> Settings:
     """The settings with what the checkpoint was trained with put in."""
     chosen = settings.model_copy(deep=True)
-    trained = ["llm", "point_count", "image_views", "train_encoders", *(key for keys in OF_BRANCH.values() for key in keys)]
+    of_branches = [key for keys in OF_BRANCH.values() for key in keys]
+    held = OLDER | record["model"]
+    trained = ["llm", "point_count", "point_sampling", "image_views", "train_encoders", *of_branches]
+    trained += [name for name in OF_RESAMPLER if name in held]  # a checkpoint from before there were any has none
     try:
         for name in trained:
-            value = record["model"][name]
+            value = held[name]
             gone = name in ("llm", "image_encoder") and Path(value).is_absolute() and not Path(value).is_dir()
             if not gone:
                 setattr(chosen.model, name, value)

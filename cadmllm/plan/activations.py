@@ -112,6 +112,18 @@ def per_feature(width: int, hidden: int, compute: int) -> int:
     return 4 * width + compute * width + 2 * compute * hidden
 
 
+def per_key(width: int, inner: int, layers: int, compute: int) -> int:
+    """Bytes a feature that a resampler reads: both norms' inputs in 32 bit, the first linear layer's, and in each block the input
+    of keys and values, and these."""
+    return (4 + compute) * width + 4 * inner + 3 * layers * compute * inner
+
+
+def per_latent(inner: int, layers: int, hidden: int, compute: int) -> int:
+    """Bytes a latent of a resampler: in each block both norms' inputs in 32 bit, inputs of queries, keys and values, and these,
+    what attention gives, the MLP's input and twice its inner width; then the projector. The first latents are parameters."""
+    return layers * (8 + 15 * compute) * inner - 4 * inner + per_feature(inner, hidden, compute)
+
+
 def per_vit_view(layers: int, width: int, ratio: int, tokens: int, compute: int) -> int:
     """Bytes a view through a vision transformer that is trained (an estimate: norms, attention, MLP, layer scales)."""
     return layers * tokens * width * (2 * 4 + compute * (10 + 2 * ratio))

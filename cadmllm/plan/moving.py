@@ -10,8 +10,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cadmllm.plan.activations import Recipe, per_feature, per_token, per_vit_view, recipe_of, saved_by_layer
-from cadmllm.plan.parts import HEAD_ROWS, INPUT_ROWS, branch_widths, llm_shape, parts_of, vit_shape
+from cadmllm.plan.activations import (
+    Recipe,
+    per_feature,
+    per_key,
+    per_latent,
+    per_token,
+    per_vit_view,
+    recipe_of,
+    saved_by_layer,
+)
+from cadmllm.plan.parts import (
+    HEAD_ROWS,
+    INPUT_ROWS,
+    MICHELANGELO_TOKENS,
+    PIXELS,
+    branch_widths,
+    given_tokens,
+    llm_shape,
+    parts_of,
+    resampled,
+    vit_shape,
+)
 from cadmllm.plan.rows import Row
 from cadmllm.plan.sizes import LlmShape
 
@@ -33,11 +53,13 @@ class Shown:
     Attributes:
         supervised: tokens answered for.
         clouds, views: how many.
+        viewed: samples that show views: a perceiver makes as many tokens of each.
     """
 
     supervised: int
     clouds: int = 0
     views: int = 0
+    viewed: int = 0
 
 
 def moving(settings: Settings, stage: int, tokens: int, device: str = "cuda", shown: Shown | None = None) -> list[Row]:
@@ -71,7 +93,12 @@ def moving(settings: Settings, stage: int, tokens: int, device: str = "cuda", sh
         Row("the layer at work", int(live), "card", f"{tokens:,} tokens x {each.live / 1024:.0f} KiB, its gradients included"),
         Row("a matrix unpacked", int(unpacked), "card", "the widest of NF4, in 16 bit"),
         Row("head", int(beside), "card", _said_of_head(supervised)),
-        Row("features", int(saved), "card", "projected, were all tokens features" if shown is None else "projected"),
+        Row(
+            "features",
+            int(saved),
+            "card",
+            "projected or resampled, of as many clouds and views as have room" if shown is None else "projected or resampled",
+        ),
     ]
 
 
@@ -134,37 +161,69 @@ def _moments(
 
 def _branches(settings: Settings, stage: int, tokens: int, recipe: Recipe, shown: Shown | None) -> tuple[float, float]:
     """Bytes of projectors and trained encoders: kept from the forward to the backward pass, and passing before the decoder."""
-    hidden, model, w = llm_shape(settings).hidden, settings.model, recipe.width
+    model, w = settings.model, recipe.width
     widths = branch_widths(settings, stage)
-    clouds, views = _inputs(settings, widths, tokens, shown)
-    kept = passing = 0.0
+    counts = _inputs(settings, widths, tokens, shown)
+    kept = _projected(settings, widths, tokens, recipe, counts, known=shown is not None)
+    clouds, views = counts.clouds, counts.views
+    passing = 0.0
     if "points" in widths:
-        features = tokens if shown is None else clouds * model.point_tokens
-        kept = max(kept, per_feature(widths["points"], hidden, w) * float(features))
-        passing += clouds * 4.0 * 2 * model.point_tokens * model.point_count
-    if "images" in widths:
-        features = tokens if shown is None else views * model.image_tokens
-        of_views = per_feature(widths["images"], hidden, w) * float(features)
-        kept = max(kept, of_views) if shown is None else kept + of_views
-    if "points" in widths and model.points_encoder == "fourier":
+        passing += clouds * 4.0 * 2 * given_tokens(settings, "points") * model.point_count
+    learning = {part.branch for part in parts_of(settings, stage) if part.component == "encoders" and part.trained}
+    if "points" in learning and model.points_encoder == "fourier":
         patch = max(16, model.fourier_width // 4)
         each = 16 * (7 + 3 * patch) + 54 + patch + 3 * model.fourier_width
         kept += clouds * model.point_tokens * w * float(each)
-    if "images" in widths and (model.train_encoders or model.image_encoder == "tiny"):
+    if "images" in learning:
         vit = vit_shape(settings)
-        kept += views * per_vit_view(vit.layers, vit.width, vit.ratio, (224 // vit.patch) ** 2 + 1, w)
-    if "points" in widths and model.points_encoder == "michelangelo" and model.train_encoders:
-        kept += clouds * (per_vit_view(9, widths["points"], 4, 257, w) + model.point_count * widths["points"] * 16)
+        kept += views * per_vit_view(vit.layers, vit.width, vit.ratio, (PIXELS // vit.patch) ** 2 + 1, w)
+    if "points" in learning and model.points_encoder == "michelangelo":
+        each_cloud = per_vit_view(9, widths["points"], 4, MICHELANGELO_TOKENS, w) + model.point_count * widths["points"] * 16
+        kept += clouds * each_cloud
     if w == 2 and (clouds or views):  # autocast's 16-bit copies
         kept += w * sum(part.parameters for part in parts_of(settings, stage) if part.branch and part.trained)
     return kept, kept + passing
 
 
-def _inputs(settings: Settings, widths: dict[str, int], tokens: int, shown: Shown | None) -> tuple[int, int]:
-    """Clouds and views of a micro-batch; where it is not known what it shows, as many as there is room for."""
+def _projected(settings: Settings, widths: dict[str, int], tokens: int, recipe: Recipe, counts: Shown, *, known: bool) -> float:
+    """Bytes that projectors and resamplers keep of what is shown; at worst, where that is not known: the tokens that there are
+    are taken for the features that cost most, as many as a step's samples can have, and what is left of them for the others."""
+    hidden, model, w = llm_shape(settings).hidden, settings.model, recipe.width
+    inner, layers = model.resampler_width, model.resampler_layers
+    costs: list[tuple[float, int]] = []  # bytes in all, and tokens that stand for them
+    if "points" in widths:
+        width, count = widths["points"], counts.clouds * model.point_tokens
+        if resampled(settings, "points"):
+            keys = per_key(width, inner, layers, w) * counts.clouds * given_tokens(settings, "points")
+            costs.append((keys + per_latent(inner, layers, hidden, w) * float(count), count))
+        else:
+            costs.append((per_feature(width, hidden, w) * float(count), count))
+    if "images" in widths:
+        width = widths["images"]
+        if resampled(settings, "images"):
+            keys = per_key(width, inner, layers, w) * counts.views * given_tokens(settings, "images")
+            count = counts.viewed * model.image_tokens
+            costs.append((keys + per_latent(inner, layers, hidden, w) * float(count), count))
+        else:
+            count = counts.views * model.image_tokens
+            costs.append((per_feature(width, hidden, w) * float(count), count))
+    if known:
+        return sum(cost for cost, _ in costs)
+    kept, left = 0.0, float(tokens)
+    for cost, count in sorted(costs, key=lambda pair: pair[0] / max(1, pair[1]), reverse=True):
+        share = min(1.0, left / max(1, count))
+        kept += share * cost
+        left -= share * count
+    return kept
+
+
+def _inputs(settings: Settings, widths: dict[str, int], tokens: int, shown: Shown | None) -> Shown:
+    """Clouds and views of a micro-batch; where it is not known what it shows, as many as there is room for in it, and as a
+    step's samples can have."""
     if shown is not None:
-        return shown.clouds, shown.views
-    model = settings.model
-    clouds = -(-tokens // (model.point_tokens + FEATURE_FRAME)) if "points" in widths else 0
-    views = -(-tokens // (model.image_tokens + FEATURE_FRAME)) if "images" in widths else 0
-    return clouds, views
+        return shown
+    model, train = settings.model, settings.train
+    samples = train.batch_size * train.accumulation
+    clouds = min(samples, -(-tokens // (model.point_tokens + FEATURE_FRAME))) if "points" in widths else 0
+    viewed = min(samples, -(-tokens // (model.view_tokens + FEATURE_FRAME))) if "images" in widths else 0
+    return Shown(tokens, clouds, viewed * model.image_views, viewed)

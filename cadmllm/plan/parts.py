@@ -19,6 +19,9 @@ HEAD_ROWS = len(VOCABULARY)  # rows of the head: the CAD vocabulary
 INPUT_ROWS = HEAD_ROWS + 2  # and the placeholders of a cloud's and an image's features
 POINTS_STAGE, IMAGES_STAGE = 2, 3  # from which on the model has the branch
 MICHELANGELO = (64_012_800, 768)  # parameters of the published encoder, width of a feature
+MICHELANGELO_TOKENS = 257  # that it gives: of the shape, and of 256 places
+PIXELS = 224  # side of a view
+VIEWS = 8  # embeddings of a perceiver's views (models/resampler.py)
 OCTAVES = 8  # of the fourier encoder
 
 
@@ -36,6 +39,7 @@ class Part:
         parameters: how many.
         trained: whether the stage trains it.
         branch: 'points', 'images' or ''.
+        held: not trained, but of the checkpoint, so that it stands in 32 bit and is saved (an encoder, `train.encoder_lr=0`).
     """
 
     name: str
@@ -43,6 +47,7 @@ class Part:
     parameters: int
     trained: bool
     branch: str = ""
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,33 @@ def projector_parameters(width: int, hidden: int) -> int:
     return 2 * width + width * hidden + hidden + hidden * hidden + hidden
 
 
+def resampler_parameters(width: int, hidden: int, tokens: int, inner: int, layers: int, views: int = 1) -> int:
+    """Of `models/resampler.py`: norms, embeddings of views, blocks of latents that attend to features, and a projector."""
+    ends = 2 * width + (views * width if views > 1 else 0) + width * inner + inner + 2 * inner + tokens * inner
+    block = 4 * inner * inner + 8 * inner * inner + 5 * inner + 4 * inner  # attention, MLP with its biases, two norms
+    return ends + layers * block + projector_parameters(inner, hidden)
+
+
+def resampled(settings: Settings, branch: str) -> bool:
+    """Whether a resampler stands between the encoder of a branch ('points', 'images') and the language model."""
+    model = settings.model
+    if branch == "images":
+        return model.image_bridge == "perceiver"
+    return model.points_encoder == "michelangelo" and model.point_tokens not in (1, MICHELANGELO_TOKENS)
+
+
+def given_tokens(settings: Settings, branch: str) -> int:
+    """Features that an encoder (of clouds: the published one) hands on for a cloud or a view.
+
+    Raises:
+        UnknownShape: the patches of an image encoder are not known here.
+    """
+    model = settings.model
+    if resampled(settings, branch):
+        return (PIXELS // vit_shape(settings).patch) ** 2 if branch == "images" else MICHELANGELO_TOKENS
+    return model.image_tokens if branch == "images" else model.point_tokens
+
+
 def fourier_parameters(width: int) -> int:
     """Of the `fourier` point encoder: a two-layer network for patches, and one for tokens."""
     patch = max(16, width // 4)
@@ -160,19 +192,28 @@ def parts_of(settings: Settings, stage: int, from_store: Collection[str] | None 
         fourier = model.points_encoder == "fourier"
         count, width = (fourier_parameters(model.fourier_width), model.fourier_width) if fourier else MICHELANGELO
         trained = fourier or model.train_encoders
-        parts += _branch("point", "points", count, width, shape.hidden, trained, stored)
+        parts += _branch(settings, "points", (count, width, trained), shape.hidden, stored)
     if stage >= IMAGES_STAGE:
         vit = vit_shape(settings)
         trained = model.image_encoder == "tiny" or model.train_encoders
-        parts += _branch("image", "images", vit.parameters, vit.width, shape.hidden, trained, stored)
+        parts += _branch(settings, "images", (vit.parameters, vit.width, trained), shape.hidden, stored)
     return parts
 
 
-def _branch(word: str, branch: str, count: int, width: int, hidden: int, trained: bool, stored: set[str]) -> list[Part]:
-    projector = Part(f"{word} projector", "projectors", projector_parameters(width, hidden), True, branch)
+def _branch(settings: Settings, branch: str, encoder: tuple[int, int, bool], hidden: int, stored: set[str]) -> list[Part]:
+    """Encoder (parameters, width of a feature, whether it is trained) and projector or resampler."""
+    count, width, trained = encoder
+    model, word = settings.model, branch.removesuffix("s")
+    if resampled(settings, branch):
+        tokens, views = (model.image_tokens, VIEWS) if branch == "images" else (model.point_tokens, 1)
+        bridge = resampler_parameters(width, hidden, tokens, model.resampler_width, model.resampler_layers, views)
+        projector = Part(f"{word} resampler", "projectors", bridge, True, branch)
+    else:
+        projector = Part(f"{word} projector", "projectors", projector_parameters(width, hidden), True, branch)
     if branch in stored and not trained:
         return [projector]
-    return [Part(f"{word} encoder", "encoders", count, trained, branch), projector]
+    held = trained and settings.train.encoder_lr == 0
+    return [Part(f"{word} encoder", "encoders", count, trained and not held, branch, held), projector]
 
 
 def branch_widths(settings: Settings, stage: int) -> dict[str, int]:

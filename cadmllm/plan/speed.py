@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cadmllm.plan.parts import HEAD_ROWS, llm_shape, parts_of
+from cadmllm.plan.parts import HEAD_ROWS, branch_widths, given_tokens, llm_shape, parts_of, projector_parameters, resampled
 
 if TYPE_CHECKING:
     from cadmllm.settings import Settings
@@ -66,9 +66,25 @@ def work_of(settings: Settings, stage: int) -> Work:
     encoders: dict[str, float] = {}
     for part in parts_of(settings, stage):
         if part.branch:
-            name, tokens = ("point_cloud", settings.model.point_tokens) if part.branch == "points" else ("image", 257)
-            encoders[name] = encoders.get(name, 0.0) + 2 * part.parameters * tokens * (3 if part.trained else 1)
+            name = "point_cloud" if part.branch == "points" else "image"
+            if part.component == "projectors" and resampled(settings, part.branch):
+                done = _resampling(settings, part.branch, stage)
+            else:
+                done = 2.0 * part.parameters * (settings.model.point_tokens if part.branch == "points" else 257)
+            encoders[name] = encoders.get(name, 0.0) + done * (3 if part.trained else 1)
     return Work(token, 2 * 4 * shape.hidden * HEAD_ROWS, pair, encoders)
+
+
+def _resampling(settings: Settings, branch: str, stage: int) -> float:
+    """Operations of a resampler forward, for a cloud or a view: features that become keys and values in every block, and this
+    input's share of the latents, which look at them."""
+    model, inner = settings.model, settings.model.resampler_width
+    views, latents = (model.image_views, model.image_tokens) if branch == "images" else (1, model.point_tokens)
+    keys, layers = given_tokens(settings, branch), model.resampler_layers
+    width, hidden = branch_widths(settings, stage)[branch], llm_shape(settings).hidden
+    read = 2.0 * keys * inner * (width + layers * (2 * inner + 2 * latents))  # the last: scores and sums of attention
+    own = 2.0 * latents * (layers * 12 * inner * inner + projector_parameters(inner, hidden))
+    return read + own / views
 
 
 def operations(work: Work, lengths: Sequence[int], supervised: int, inputs: Mapping[str, float]) -> float:

@@ -14,6 +14,7 @@ from cadmllm.corpus.shards import Recipe
 from cadmllm.corpus.sources import MODALITY, Source, inputs_of, sources_of
 from cadmllm.errors import CadmllmError
 from cadmllm.models.frozen import encoder_name, feature_tokens, files_hash, refuse_trained, why_trained
+from cadmllm.plan.parts import MICHELANGELO_TOKENS
 
 if TYPE_CHECKING:
     from cadmllm.console import Console
@@ -33,13 +34,13 @@ class Cached:
 
     Attributes:
         store: where samples read them.
-        widths: of a feature by branch, for `build_model`.
+        shapes: (features of a cloud or a view, width of one) by branch, for `build_model`.
         recipes: by branch.
         draws: fixed draws of points that an id shows.
     """
 
     store: FeatureStore
-    widths: dict[str, int]
+    shapes: dict[str, tuple[int, int]]
     recipes: dict[str, Recipe]
     draws: int
 
@@ -105,7 +106,7 @@ def open_features(
     if settings.data.features is None or latest < min(STAGES.values()):
         return None
     store = FeatureStore(settings.data.features)
-    widths, recipes = {}, {}
+    shapes, recipes = {}, {}
     for name, first in STAGES.items():
         if latest < first:
             continue
@@ -118,13 +119,13 @@ def open_features(
         _check_recipe(settings, part, console, means)
         part.check_files()
         _check_ids(part, dataset, console, means)
-        widths[name], recipes[name] = part.recipe.width, part.recipe
+        shapes[name], recipes[name] = (part.recipe.tokens, part.recipe.width), part.recipe
         console.note(
             f"features of {NAMES[name]}: {part.folder} ({len(part):,} ids, {part.recipe.dtype}); their encoder is not loaded"
         )
     if "points" in recipes and not settings.data.draws:
         console.note(f"data.draws is not set: each cloud is shown in one of the {store.draws} draws that {store.folder} holds")
-    return Cached(store, widths, recipes, settings.data.draws or store.draws) if widths else None
+    return Cached(store, shapes, recipes, settings.data.draws or store.draws) if shapes else None
 
 
 def differences(found: Recipe, wanted: Recipe) -> list[str]:
@@ -144,7 +145,8 @@ def _check_recipe(settings: Settings, part: Part, console: Console, means: Means
     files = means.files(settings, name)
     # fewer draws than are there are the first of them
     inputs = inputs_of(name, settings.model.point_count, max(found.draws, settings.data.draws))
-    tokens = feature_tokens(settings, name)
+    # one that only the encoder could tell is no less than what is asked of it
+    tokens = feature_tokens(settings, name, found.tokens) or max(MICHELANGELO_TOKENS, settings.model.point_tokens)
 
     def wanted(weights: str, width: int) -> Recipe:
         return Recipe(kind, weights, tokens, width, settings.dtype, found.dtype, inputs, files, source)

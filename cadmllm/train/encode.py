@@ -189,7 +189,7 @@ class PartEncoding:
         found = shards[-1].recipe if shards else None
         same = found is not None and files and found.files == files and found.compute == self.settings.dtype
         weights, width = (found.weights, found.width) if same and found else (self.encoder.weights, self.encoder.width)
-        tokens = feature_tokens(self.settings, self.part)
+        tokens = feature_tokens(self.settings, self.part, found.tokens if same and found else 0) or self.encoder.tokens
         return Recipe(kind, weights, tokens, width, self.settings.dtype, self.options.dtype, inputs, files, source)
 
     @property

@@ -121,7 +121,7 @@ def tokens_of(windows: Windows) -> Tokens:
 def _length(windows: Windows, item: Item) -> int:
     model, shown = windows.settings.model, item.draw.shown
     features = model.point_tokens if "point_cloud" in shown else 0
-    features += model.image_tokens * model.image_views if "image" in shown else 0
+    features += model.view_tokens if "image" in shown else 0
     told = 1.0 if shown == "text" else 1.0 - BARE_SHARE  # some samples that show something have no words
     caption = round(told * len(windows.dataset.caption(item.id)) / LETTERS)
     fixed = features + windows.dataset.length(item.id) + PROMPT_FRAME

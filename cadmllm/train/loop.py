@@ -139,4 +139,4 @@ def dry_run(
         start = Start(stage.folder / STEPS, "its newest good save") if saved else None
         starts.append(start or starting_point(settings, planned, index, from_scratch))
         ahead.append(stage)
-    return outline(settings, ahead, starts, dataset, console, from_store=cached.widths if cached else ())
+    return outline(settings, ahead, starts, dataset, console, from_store=cached.shapes if cached else ())

@@ -19,7 +19,7 @@ from cadmllm.train import report
 from cadmllm.train.curriculum import Stage, Start
 from cadmllm.train.forecast import Card, Time, Tokens, card_of, time_of, tokens_of
 from cadmllm.train.metrics import read_metrics
-from cadmllm.train.optim import ENCODER_STAGE, multiplier
+from cadmllm.train.optim import ENCODER_STAGE, peak_rate, pretrained
 from cadmllm.train.session import stage_data
 from cadmllm.train.windows import Windows, room_of
 
@@ -49,7 +49,7 @@ def outline(
         starts: where each one's weights come from.
         dataset: where samples would be read.
         console: results go to its standard output, what will probably disappoint to its warnings.
-        from_store: branches ('points', 'images') whose features come from `data.features` (`Cached.widths`); None: both where
+        from_store: branches ('points', 'images') whose features come from `data.features` (`Cached.shapes`); None: both where
             that is set.
         card: the GPU it would run on; by default asked of NVML.
 
@@ -127,8 +127,8 @@ def _of_model(
     return found | {"memory": memory.as_dict() | {"fits": fits}}
 
 
-def _rate(settings: Settings, stage: Stage, component: str) -> float:
-    return stage.lr * multiplier(component, settings.train)
+def _rate(settings: Settings, stage: Stage, component: str, branch: str) -> float:
+    return peak_rate(component, branch, stage.lr, settings.train, pretrained(settings))
 
 
 def _groups(settings: Settings, stage: Stage, parts: Sequence[Part]) -> list[dict[str, Any]]:
@@ -138,13 +138,13 @@ def _groups(settings: Settings, stage: Stage, parts: Sequence[Part]) -> list[dic
         if part.trained and (stage.number >= ENCODER_STAGE or not part.branch):
             sizes[part.component, part.branch] = sizes.get((part.component, part.branch), 0) + part.parameters
     return [
-        {"component": component, "branch": branch, "parameters": size, "lr": _rate(settings, stage, component)}
+        {"component": component, "branch": branch, "parameters": size, "lr": _rate(settings, stage, component, branch)}
         for (component, branch), size in sizes.items()
     ]
 
 
 def _part_row(part: Part, settings: Settings, stage: Stage) -> tuple[str, str, str]:
-    rate = f"{_rate(settings, stage, part.component):.3g}" if part.trained else "frozen"
+    rate = f"{_rate(settings, stage, part.component, part.branch):.3g}" if part.trained else "0" if part.held else "frozen"
     return (f"  {part.name}", f"{part.parameters:>15,}", rate)
 
 

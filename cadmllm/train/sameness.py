@@ -16,6 +16,10 @@ FREE_TRAIN_KEYS |= {"workers", "prefetch", "distributed"}
 _ROUNDING = ("packing", "pack_tokens", "gradient_checkpointing", "offload_activations", "compile")
 ROUNDING_KEYS = {"model.attention", *(f"train.{name}" for name in _ROUNDING)}
 
+# what a save means that was made before there was such a setting; None: nothing in it depended on it
+_BEFORE: dict[str, object] = {"model.image_bridge": "mlp", "model.point_sampling": "uniform"}
+_BEFORE |= {"model.resampler_layers": None, "model.resampler_width": None}
+
 
 def fingerprint(
     settings: Settings, stage: int, ids: Sequence[str], features: Mapping[str, object] | None = None
@@ -49,6 +53,7 @@ def check_fingerprint(saved: dict[str, object], now: dict[str, object], where: s
     Raises:
         CadmllmError: E605 naming each difference.
     """
+    saved = {key: now.get(key) if before is None else before for key, before in _BEFORE.items() if key in now} | saved
     keys = sorted(set(saved) | set(now))
     differ = {key: f"{key} was {saved.get(key)} and is {now.get(key)}" for key in keys if saved.get(key) != now.get(key)}
     changed = [text for key, text in differ.items() if key not in ROUNDING_KEYS]

@@ -20,7 +20,7 @@ from cadmllm.train.checkpoint import newest_save
 from cadmllm.train.companions import Companions
 from cadmllm.train.curriculum import Stage, Start
 from cadmllm.train.offload import note as offload_note
-from cadmllm.train.optim import GroupInfo, build_optimizer, lr_share, set_rates
+from cadmllm.train.optim import GroupInfo, build_optimizer, lr_share, pretrained, set_rates
 from cadmllm.train.optim import note as optim_note
 from cadmllm.train.sameness import check_fingerprint, fingerprint
 from cadmllm.train.state import Place, load_optimizer
@@ -182,22 +182,24 @@ def _assemble(
     sharded = world.size > 1 and settings.train.distributed == "fsdp"
     # what is to be sharded is loaded in main memory: a GPU need not hold all of it
     loading = settings.model_copy(update={"device": "cpu"}) if sharded else settings
-    widths = cached.widths if cached else None
+    shapes = cached.shapes if cached else None
     check_dtype(settings.dtype, world.device)
     if start.checkpoint is None:
-        model = build_model(loading, stage.number, cached=widths)
+        model = build_model(loading, stage.number, cached=shapes)
     else:
         verify(start.checkpoint)
-        model = load_model(start.checkpoint, loading, stage.number, cached=widths)
+        model = load_model(start.checkpoint, loading, stage.number, cached=shapes)
     replica = world.wrap(model, settings) if world.size > 1 else None
     attention = model.settle_attention()
     if settings.train.compile:
         console.note(compile_layers(model))
-    collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, settings.train.max_seq_length)
+    tokens = model.cloud_tokens, model.image_tokens, settings.train.max_seq_length
+    collate = Collator(model.tokenizer, model.text_size, *tokens, model.images_together)
     room = room_of(settings, attention.isolates)
     share = world.share if world.size > 1 else None
     windows = Windows(dataset, data.train_ids, stage, settings, collate, room, cached.store if cached else None, share)
-    optimizer, infos = build_optimizer(model.parameter_groups(), stage.number, stage.lr, settings.train, model.device)
+    groups, known = model.parameter_groups(), pretrained(settings)
+    optimizer, infos = build_optimizer(groups, stage.number, stage.lr, settings.train, model.device, known)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     clip, offload = settings.train.clip, settings.train.offload_activations
     engine = Engine(model, optimizer, parameters, model.device, settings.dtype, clip, replica, offload)

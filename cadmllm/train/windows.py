@@ -212,7 +212,7 @@ def cost_of(dataset: DataSet, settings: Settings, id_: str, shown: str) -> int:
     """About how many tokens a sample has that shows a combination, without reading it: how samples are dealt out fairly."""
     model = settings.model
     clouds = model.point_tokens if "point_cloud" in shown else 0
-    images = model.image_tokens * model.image_views if "image" in shown else 0
+    images = model.view_tokens if "image" in shown else 0
     return dataset.length(id_) + clouds + images + CAPTION
 
 

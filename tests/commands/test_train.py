@@ -39,6 +39,7 @@ def _options(world: Path, run: Path, *more: str) -> list[str]:
         "data.root": world / "data",
         "run.dir": run,
         "model.point_tokens": 8,
+        "model.image_bridge": "mlp",
         "model.image_tokens": 5,
         "model.points_encoder": "fourier",
         "model.image_encoder": "tiny",

@@ -89,6 +89,7 @@ class Scene:
             "model.point_tokens": 8,
             "model.fourier_width": 32,
             "model.image_encoder": "tiny",
+            "model.image_bridge": "mlp",
             "model.image_tokens": 4,
             "model.image_views": 1,
             "train.batch_size": 2,

@@ -30,7 +30,10 @@ def test_stages_that_show_neither_need_neither(scene):
     assert check_points(Situation(settings, (1,))).skipped
     assert check_image(Situation(settings, (1, 2))).skipped
     assert check_points(Situation(Settings(model={"points_encoder": "fourier"}), (2,))).level is Level.OK
-    assert check_image(Situation(Settings(model={"image_encoder": "tiny", "image_tokens": 16}), (3,))).level is Level.OK
+    assert (
+        check_image(Situation(Settings(model={"image_encoder": "tiny", "image_bridge": "mlp", "image_tokens": 16}), (3,))).level
+        is Level.OK
+    )
 
 
 def test_with_cached_features_neither_is_loaded(scene):

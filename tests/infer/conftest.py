@@ -60,7 +60,7 @@ class FakeModel(nn.Module):
         self.turn = nn.Parameter(torch.randn(WIDTH, WIDTH, generator=generator))
         self.head = nn.Parameter(torch.randn(WIDTH, CAD_SIZE, generator=generator) * sharpness)
         self.tokenizer, self.text_size = Bytes(), TEXT_SIZE
-        self.cloud_tokens, self.image_tokens = 3, 5
+        self.cloud_tokens, self.image_tokens, self.images_together = 3, 5, False
         self.points = self.images = nn.Identity()
         self.ending = torch.zeros(CAD_SIZE).index_fill_(0, torch.tensor(END), ending)
         self.positions = 0

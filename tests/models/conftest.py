@@ -77,6 +77,7 @@ def settings(base: Path) -> Callable[..., Settings]:
             "point_tokens": 8,
             "fourier_width": 32,
             "image_encoder": "tiny",
+            "image_bridge": "mlp",
             "image_tokens": 4,
         }
         return Settings(

@@ -24,6 +24,7 @@ def frozen(settings, tmp_path: Path):
         points_checkpoint=tmp_path / "points.pt",
         point_tokens=9,
         image_encoder=str(tmp_path / "dino"),
+        image_bridge="mlp",
         image_tokens=5,
     )
 
@@ -41,7 +42,8 @@ def view(seed: int) -> tuple[np.ndarray, ...]:
 def test_features_are_those_that_the_model_would_compute(frozen, part, inputs):
     encoder = FrozenEncoder(frozen, part)
     found = encoder([inputs(0), inputs(1)], "float32")
-    assert found.shape == (2, feature_tokens(frozen, part), encoder.width)
+    assert found.shape == (2, encoder.tokens, encoder.width)
+    assert feature_tokens(frozen, part, encoder.tokens) == encoder.tokens
     branch = getattr(build_model(frozen, 3).eval(), part)
     columns = [torch.from_numpy(np.stack(column)) for column in zip(inputs(0), inputs(1), strict=True)]
     with torch.no_grad():
@@ -53,7 +55,7 @@ def test_features_are_those_that_the_model_would_compute(frozen, part, inputs):
 
 
 def test_models_without_encoders_begin_the_same(frozen):
-    with_, without = build_model(frozen, 3), build_model(frozen, 3, cached={"points": 64, "images": 32})
+    with_, without = build_model(frozen, 3), build_model(frozen, 3, cached={"points": (9, 64), "images": (5, 32)})
     a, b = ({name: value for name, value in model.state_dict().items() if ".encoder." not in name} for model in (with_, without))
     assert a.keys() == b.keys() == without.state_dict().keys()
     assert all(torch.equal(a[name], b[name]) for name in a)

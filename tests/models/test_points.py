@@ -20,7 +20,9 @@ def test_building_by_settings(settings, tmp_path: Path):
     chosen = settings(points_encoder="michelangelo", points_checkpoint=tmp_path / "m.pt", point_tokens=3)
     encoder, width, frozen = build_points_encoder(chosen)
     assert (width, frozen) == (64, True)
-    assert encoder(*cloud()).shape == (2, 3, 64)
+    assert encoder(*cloud()).shape == (2, 9, 64)  # a resampler makes 3 of them
+    shape = build_points_encoder(settings(**{**chosen.model.model_dump(), "point_tokens": 1}))[0]
+    assert torch.equal(shape(*cloud()), encoder(*cloud())[:, :1])
     for bad in ({"point_tokens": 10}, {"points_encoder": "fourier", "point_tokens": 65}):
         with pytest.raises(CadmllmError) as caught:
             build_points_encoder(settings(**{**chosen.model.model_dump(), **bad}))

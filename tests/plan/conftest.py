@@ -44,6 +44,7 @@ def settings(qwen: Callable[[int], Path]) -> Callable[..., Settings]:
                 "points_encoder": "fourier",
                 "point_tokens": 8,
                 "image_encoder": "tiny",
+                "image_bridge": "mlp",
                 "image_tokens": 4,
             },
             "lora": {"enabled": True, "r": 8, "alpha": 16},

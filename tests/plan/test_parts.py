@@ -19,6 +19,7 @@ from cadmllm.plan.parts import (
     llm_shape,
     parts_of,
     projector_parameters,
+    resampler_parameters,
 )
 from cadmllm.plan.sizes import KNOWN
 from cadmllm.settings import Settings
@@ -92,15 +93,46 @@ def test_the_published_point_encoder_and_its_projector():
         assert count(Projector(768, 4096)) == projector_parameters(768, 4096)
 
 
+@pytest.mark.parametrize("views", [1, 8])
+@pytest.mark.parametrize(("inner", "layers"), [(512, 2), (96, 1), (200, 5)])
+def test_the_resampler(inner, layers, views):
+    from cadmllm.models.resampler import VIEWS, Resampler
+    from cadmllm.plan import parts
+
+    with torch.device("meta"):
+        resampler = Resampler(1024, 4096, 64, inner=inner, layers=layers, views=views)
+    assert count(resampler) == resampler_parameters(1024, 4096, 64, inner, layers, views)
+    assert parts.VIEWS == VIEWS
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_built_model_with_resamplers(settings, tmp_path, lora):
+    from encoders import make_dino, make_michelangelo
+
+    make_michelangelo(tmp_path / "points.pt")
+    model = {"image_encoder": str(make_dino(tmp_path / "dino")), "image_bridge": "perceiver", "resampler_width": 48}
+    asked = settings(1, "float32", model=model | {"resampler_layers": 3}, lora={"enabled": lora})
+    built = build_model(asked, 3)
+    images = [part for part in parts_of(asked, 3) if part.branch == "images"]
+    assert [part.name for part in images] == ["image encoder", "image resampler"]
+    assert [count(built.images.encoder), count(built.images.projector)] == [part.parameters for part in images]
+    assert [part.trained for part in images] == [False, True]
+    clouds = {"points_encoder": "michelangelo", "points_checkpoint": tmp_path / "points.pt", "point_tokens": 4}
+    asked = settings(1, "float32", model=clouds | {"resampler_width": 48})
+    found = count(build_model(asked, 2).points.projector)
+    assert found == resampler_parameters(64, 128, 4, 48, 2)  # the plan itself knows the published encoder alone
+    assert [part.name for part in parts_of(asked, 2) if part.component == "projectors"] == ["point resampler"]
+
+
 def test_the_added_rows():
     assert (len(ADDED), CAD_SIZE) == (INPUT_ROWS, HEAD_ROWS)
 
 
 def test_frozen_encoders_are_not_there_where_their_features_are_stored(tmp_path):
     asked = Settings(data={"features": tmp_path})
-    assert [part.name for part in parts_of(asked, 3) if part.branch] == ["point projector", "image projector"]
+    assert [part.name for part in parts_of(asked, 3) if part.branch] == ["point projector", "image resampler"]
     some = [part.name for part in parts_of(asked, 3, ["points"]) if part.branch]
-    assert some == ["point projector", "image encoder", "image projector"]
+    assert some == ["point projector", "image encoder", "image resampler"]
     trained = Settings(data={"features": tmp_path}, model={"points_encoder": "fourier"})
     assert "point encoder" in [part.name for part in parts_of(trained, 2)]
     assert branch_widths(asked, 3) == {"points": 768, "images": 1024}

@@ -59,6 +59,7 @@ def settings(base: Path, tmp_path: Path) -> Callable[..., Settings]:
                 "point_tokens": 8,
                 "fourier_width": 32,
                 "image_encoder": "tiny",
+                "image_bridge": "mlp",
                 "image_tokens": 4,
             },
             "lora": {"enabled": True, "r": 4, "alpha": 8},

@@ -90,3 +90,13 @@ def test_norms_are_relative_to_the_weights_and_by_branch() -> None:
     for parameter, slope in zip(parameters[:3], (1.0, 3.0, 4.0), strict=True):
         parameter.grad = torch.full((4,), slope)
     assert relative_norms(optimizer, infos) == pytest.approx({"": 0.5, "points": 5.0 / math.sqrt(8.0)})
+
+
+def test_encoders_with_a_rate_of_their_own_count_for_neither() -> None:
+    parameters = [torch.nn.Parameter(torch.full((4,), 2.0)) for _ in range(3)]
+    infos = [GroupInfo("llm", ("a",), 4, 1e-3, 0.0), GroupInfo("projectors", ("b",), 4, 1e-3, 0.0, "points")]
+    infos += [GroupInfo("encoders", ("c",), 4, 1e-5, 0.0, "points", own_rate=True)]
+    optimizer = torch.optim.AdamW([{"params": [parameter]} for parameter in parameters])
+    for parameter, slope in zip(parameters, (1.0, 3.0, 400.0), strict=True):
+        parameter.grad = torch.full((4,), slope)
+    assert relative_norms(optimizer, infos) == pytest.approx({"": 0.5, "points": 1.5})

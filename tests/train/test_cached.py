@@ -55,6 +55,7 @@ def frozen(settings: Callable[..., Settings], encoders: Path, parts: DataSet) ->
             "points_checkpoint": encoders / "points.pt",
             "point_tokens": 9,
             "image_encoder": str(encoders / "dino"),
+            "image_bridge": "mlp",
             "image_tokens": 5,
             "image_views": 2,
         }
@@ -311,7 +312,7 @@ def test_trained_encoders_are_refused(frozen, parts, store, console) -> None:
 def test_a_cached_branch_beside_one_that_is_trained(frozen, parts, store, console, tmp_path) -> None:
     alone = tmp_path / "points alone"
     shutil.copytree(store / "points", alone / "points")
-    model = {"image_encoder": "tiny", "image_tokens": 4}
+    model = {"image_encoder": "tiny", "image_bridge": "mlp", "image_tokens": 4}
     cached = frozen(data={"features": alone}, model=model, run={"dir": tmp_path / "a"})
     plain = frozen(data={"draws": 3}, model=model, run={"dir": tmp_path / "b"})
     for s in (cached, plain):

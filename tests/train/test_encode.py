@@ -51,6 +51,7 @@ def frozen(settings: Callable[..., Settings], encoders: Path, parts: DataSet) ->
         "points_checkpoint": encoders / "points.pt",
         "point_tokens": 9,
         "image_encoder": str(encoders / "dino"),
+        "image_bridge": "mlp",
         "image_tokens": 5,
     }
     return settings(model=model, data={"root": parts.data.root})

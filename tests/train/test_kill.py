@@ -149,7 +149,16 @@ def config(base: Path, parts, tmp_path_factory: pytest.TempPathFactory) -> Calla
         }
         lines = ['dtype = "float32"', 'device = "cpu"', "[data]", f'root = "{parts.data.root}"', "[model]", f'llm = "{base}"']
         lines += ['points_encoder = "fourier"', "point_count = 64", "point_tokens = 8", "fourier_width = 32"]
-        lines += ['image_encoder = "tiny"', "image_tokens = 4", "[lora]", "enabled = true", "r = 4", "alpha = 8", "dropout = 0.1"]
+        lines += [
+            'image_encoder = "tiny"',
+            'image_bridge = "mlp"',
+            "image_tokens = 4",
+            "[lora]",
+            "enabled = true",
+            "r = 4",
+            "alpha = 8",
+            "dropout = 0.1",
+        ]
         lines += ["[train]", *(f"{name} = {value}" for name, value in options.items())]
         for stage in (1, 2, 3):
             lines += [f"[stages.{stage}]", "epochs = 10", "lr = 1e-3"]

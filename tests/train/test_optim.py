@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import Parameter
 
-from cadmllm.settings import TrainSettings
-from cadmllm.train.optim import build_optimizer, lr_share, set_rates
+from cadmllm.settings import Settings, TrainSettings
+from cadmllm.train.optim import PRETRAINED_LR, build_optimizer, lr_share, peak_rate, pretrained, set_rates
 
 
 def test_warmup_starts_at_one_over_warmup_and_ends_at_the_full_rate() -> None:
@@ -74,3 +74,45 @@ def test_groups_are_split_by_branch_and_factors_reach_theirs_alone() -> None:
     set_rates(optimizer, infos, 0.5, {"images": 0.25})
     for group, info in zip(optimizer.param_groups, infos, strict=True):
         assert group["lr"] == pytest.approx(info.lr * 0.5 * (0.25 if info.branch == "images" else 1.0))
+
+
+def _branches() -> dict[str, list[tuple[str, Parameter]]]:
+    members = lambda part: [(f"{b}.{part}.weight", Parameter(torch.randn(3, 3))) for b in ("points", "images")]  # noqa: E731
+    return {**_groups(), "projectors": members("projector"), "encoders": members("encoder")}
+
+
+def test_pretrained_encoders_have_a_rate_of_their_own_and_others_the_projectors() -> None:
+    train = TrainSettings(projector_lr_multiplier=5.0)
+    optimizer, infos = build_optimizer(_branches(), 3, 1e-4, train, pretrained=("points",))
+    rates = {(info.component, info.branch): (info.lr, info.own_rate) for info in infos if info.branch}
+    assert rates == {
+        ("projectors", "points"): (pytest.approx(5e-4), False),
+        ("projectors", "images"): (pytest.approx(5e-4), False),
+        ("encoders", "points"): (PRETRAINED_LR, True),
+        ("encoders", "images"): (pytest.approx(5e-4), False),
+    }
+    # the schedule's share holds for all, an adaptive factor for what learns at the projectors' rate
+    set_rates(optimizer, infos, 0.5, {"points": 2.0, "images": 4.0})
+    set_ = {(i.component, i.branch): g["lr"] for i, g in zip(infos, optimizer.param_groups, strict=True)}
+    assert set_["encoders", "points"] == pytest.approx(0.5 * PRETRAINED_LR)
+    assert set_["projectors", "points"] == pytest.approx(5e-4)
+    assert set_["encoders", "images"] == set_["projectors", "images"] == pytest.approx(1e-3)
+
+
+def test_a_rate_that_is_asked_for_is_every_encoders() -> None:
+    _, infos = build_optimizer(_branches(), 3, 1e-4, TrainSettings(encoder_lr=3e-6), pretrained=("points",))
+    assert [(info.lr, info.own_rate) for info in infos if info.component == "encoders"] == [(3e-6, True)] * 2
+
+
+def test_a_rate_of_zero_freezes_encoders_alone() -> None:
+    groups = _branches()
+    _, infos = build_optimizer(groups, 3, 1e-4, TrainSettings(encoder_lr=0.0), pretrained=("points",))
+    assert {info.component for info in infos} == {"llm", "rows", "projectors"}
+    assert not any(parameter.requires_grad for _, parameter in groups["encoders"])
+    assert all(parameter.requires_grad for _, parameter in groups["projectors"])
+
+
+def test_which_encoders_come_trained() -> None:
+    assert pretrained(Settings()) == {"points", "images"}
+    assert pretrained(Settings(model={"points_encoder": "fourier", "image_encoder": "tiny"})) == set()
+    assert peak_rate("encoders", "points", 1e-4, TrainSettings(), pretrained(Settings())) == PRETRAINED_LR == 1e-5

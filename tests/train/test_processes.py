@@ -32,6 +32,7 @@ def run(base: Path, parts: DataSet, tmp_path: Path) -> Callable[..., subprocess.
         "model.point_tokens": 8,
         "model.fourier_width": 32,
         "model.image_encoder": "tiny",
+        "model.image_bridge": "mlp",
         "model.image_tokens": 4,
         "lora.r": 4,
         "data.root": parts.data.root,

@@ -25,7 +25,7 @@ def held_settings(base, tmp_path_factory):
     return lambda stages=None, **train: Settings(
         dtype="float32",
         device="cpu",
-        model={**model, "image_encoder": "tiny", "image_tokens": 4},
+        model={**model, "image_encoder": "tiny", "image_bridge": "mlp", "image_tokens": 4},
         lora={"enabled": True, "r": 4, "alpha": 8},
         train={"batch_size": 2, "accumulation": 2, "max_seq_length": 512, "val_samples": 9, **train},
         stages={"3": {"epochs": 1, "lr": 1e-3, "probabilities": MIX, **(stages or {})}},

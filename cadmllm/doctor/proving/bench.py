@@ -170,7 +170,8 @@ class Taken:
     Attributes:
         steps: optimizer steps done.
         tokens: computed in the largest micro-batch, and in the shorter one (0: there is none).
-        documents, supervised, clouds, views: samples, supervised tokens, clouds and views of the worst micro-batch.
+        documents, supervised, clouds, views, viewed: samples, supervised tokens, clouds, views and samples that show some of the
+            worst micro-batch.
         combinations: what its samples show, in all.
         alone: it is the only micro-batch of its steps, so that no gradients stand there when it begins.
         peak, shorter: bytes at the most; reserved: what the allocator held (0 on a CPU).
@@ -188,6 +189,7 @@ class Taken:
     supervised: int = 0
     clouds: int = 0
     views: int = 0
+    viewed: int = 0
     combinations: tuple[str, ...] = ()
     alone: bool = True
     peak: int = 0

@@ -9,6 +9,7 @@ import torch
 
 from cadmllm.cad import tokens
 from cadmllm.cad.vocabulary import END, VOCABULARY
+from cadmllm.corpus.prompt import features_of
 from cadmllm.corpus.types import ADDED, CAD_SIZE, IGNORE, IMAGE, POINTS
 from cadmllm.doctor.check import Finding, Level, Outcome
 from cadmllm.doctor.proving import worst
@@ -139,7 +140,8 @@ def _decodes(labels: list[int], target: list[int]) -> bool:
 def _of(bench: Bench, encoded: Encoded) -> tuple[int, int]:
     """Features of its clouds and of its images."""
     model = bench.session.model
-    return encoded.sample.cloud_count * model.cloud_tokens, encoded.sample.image_count * model.image_tokens
+    clouds, images = features_of(encoded.sample, model.cloud_tokens, model.image_tokens, model.images_together)
+    return sum(clouds), sum(images)
 
 
 def _offsets(batch: Batch, samples: Sequence[Encoded]) -> list[str]:

@@ -110,7 +110,8 @@ def generation_scores(bench: Bench, samples: Sequence[Encoded]) -> list[Tensor]:
 
 def _prompts(bench: Bench, samples: Sequence[Encoded], limit: int) -> Batch:
     model = bench.session.model
-    collator = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, limit)
+    tokens = model.cloud_tokens, model.image_tokens, limit
+    collator = Collator(model.tokenizer, model.text_size, *tokens, model.images_together)
     return collator.prompts([e.sample for e in samples])
 
 

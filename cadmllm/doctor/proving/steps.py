@@ -65,11 +65,11 @@ def free_bytes(bench: Bench) -> int:
 
 
 def _planned(bench: Bench, found: Taken) -> Memory | None:
-    widths = bench.cached.widths if bench.cached else ()
+    stored = bench.cached.shapes if bench.cached else ()
     try:
-        shown = Shown(found.supervised, found.clouds, found.views)
+        shown = Shown(found.supervised, found.clouds, found.views, found.viewed)
         number, device = bench.stage.number, bench.device.type
-        return predict(bench.settings, number, tokens=found.tokens[0], device=device, from_store=widths, shown=shown)
+        return predict(bench.settings, number, tokens=found.tokens[0], device=device, from_store=stored, shown=shown)
     except UnknownShape:
         return None
 
@@ -123,9 +123,9 @@ def _squeezed(bench: Bench, found: Taken, free: int) -> list[Finding]:
 
 def _way_out(bench: Bench, free: int) -> str:
     """The smallest change that makes it fit, as the plan knows it; '' where it knows none, or thought that it fits as it is."""
-    widths, number = bench.cached.widths if bench.cached else (), bench.stage.number
+    stored, number = bench.cached.shapes if bench.cached else (), bench.stage.number
     try:
-        return way(bench.settings, [number], free, from_store=widths).advice
+        return way(bench.settings, [number], free, from_store=stored).advice
     except UnknownShape:
         return ""
 

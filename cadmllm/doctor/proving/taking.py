@@ -51,6 +51,7 @@ def _take(bench: Bench) -> Taken:
         supervised=worst_one.supervised,
         clouds=sum(worst_one.cloud_counts),
         views=sum(worst_one.image_counts),
+        viewed=sum(count > 0 for count in worst_one.image_counts),
         combinations=tuple(sorted(set(worst_one.combinations))),
     )
     # with several micro-batches a step, the fullest is computed while gradients of another are there already

@@ -151,6 +151,7 @@ def test_cached_features_are_used_as_training_uses_them(bench, lora, tmp_path) -
         "model.points_checkpoint": str(tmp_path / "points.pt"),
         "model.point_tokens": 9,
         "model.image_encoder": str(tmp_path / "dino"),
+        "model.image_bridge": "mlp",
         "model.image_tokens": 5,
         **lora,
     }
