@@ -160,8 +160,8 @@ def check_gguf(
         tokenizer_folder: with tokenizer.json; None: the file's folder.
 
     Returns:
-        {'bytes', 'keys', 'tokens', 'tensors', 'types': {'F32': count, ...}, 'largest_error': of q8_0 in steps of its block (half a step
-        is what rounding takes, a little more what the scale's own 16 bit take), else 0.0}.
+        {'bytes', 'keys', 'tokens', 'tensors', 'types': {'F32': count, ...}, 'largest_error': of q8_0 in steps of its block (half
+        a step is what rounding takes, a little more what the scale's own 16 bit take), else 0.0}.
 
     Raises:
         CadmllmError: E722 when the file is cut short, or not the one that was written; E721 when a tensor holds other values.
@@ -251,9 +251,10 @@ def _check_places(path: Path, reader: GGUFReader, placed: list[Slot]) -> None:
 
 def _other(path: Path, slot: Slot, expected: np.ndarray, found: np.ndarray) -> CadmllmError:
     apart = np.abs(dequantize(expected, slot.kind).astype(np.float64) - dequantize(np.ascontiguousarray(found), slot.kind))
+    count, most = int((apart > 0).sum()), float(np.nan_to_num(apart, nan=np.inf).max())
     return CadmllmError(
         "E721",
-        f"{path}: {slot.inside} differs in {int((apart > 0).sum())} of {apart.size} values, by {float(np.nanmax(apart)):.3g} at most",
+        f"{path}: {slot.inside} differs in {count} of {apart.size} values, by {most:.3g} at most",
         "export it again: cadmllm export --to gguf --out NEW_FOLDER",
     )
 

@@ -1,8 +1,8 @@
 """The grammar of answers for llama.cpp (`--grammar-file cad.gbnf`): the automaton of `cad/grammar`, a rule a state.
 
-llama.cpp's grammars work on the text of tokens. Every CAD item is one token whose text no other item begins with, and no text token
-is ever sampled (`tokenizer.ggml.suppress_tokens`), so the grammar admits what the automaton admits. The end item has no text there:
-llama.cpp lets a token that ends the answer pass where the grammar may end.
+llama.cpp's grammars work on the text of tokens. Every CAD item is one token whose text no other item begins with, and no text
+token is ever sampled (`tokenizer.ggml.suppress_tokens`), so the grammar admits what the automaton admits. The end item has no
+text there: llama.cpp lets a token that ends the answer pass where the grammar may end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The tensors of a GGUF file: their names, types, places, and the bytes of each.
 
-Types are those of llama.cpp's own converter: vectors stay in 32 bit, matrices are written in the type asked for; one whose rows do
-not divide into blocks of 32 is written in 16 bit where 8-bit blocks were asked for.
+Types are those of llama.cpp's own converter: vectors stay in 32 bit, matrices are written in the type asked for; one whose rows
+do not divide into blocks of 32 is written in 16 bit where 8-bit blocks were asked for.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from cadmllm.export.source import Source, Tensors, find_base
 from cadmllm.export.tokenizer import write_tokenizer
 from cadmllm.models.record import vocabulary_hash
 from cadmllm.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TINY = {
     "hidden_size": 64,
@@ -63,7 +66,7 @@ def make_tokenizer(folder: Path, rules: str = "qwen2", merges: int = 60) -> None
     PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<|endoftext|>", eos_token="<|im_end|>").save_pretrained(folder)
 
 
-def make_model(kind: str, vocab_size: int, *, seed: int = 0, **options: Any) -> nn.Module:
+def make_model(kind: str, vocab_size: int, *, seed: int = 0, **options: Any) -> PreTrainedModel:
     """A random causal language model of a kind that GGUF files hold."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -87,12 +90,12 @@ def make_source(folder: Path, kind: str = "qwen3", rules: str = "qwen2", stage: 
         stage: of the checkpoint.
         rows: of the base's vocabulary matrices; 0: a few more than its tokenizer has items.
     """
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     base = folder / "base"
     base.mkdir(parents=True)
     make_tokenizer(base, rules)
-    text_size = len(AutoTokenizer.from_pretrained(base))
+    text_size = len(PreTrainedTokenizerFast.from_pretrained(base))
     make_model(kind, rows or text_size + 5, **options).save_pretrained(base)
     record = {
         "stage": stage,
@@ -103,7 +106,7 @@ def make_source(folder: Path, kind: str = "qwen3", rules: str = "qwen2", stage: 
     return Source(folder, record, Tensors(()), find_base(str(base)), Settings())
 
 
-def resized(source: Source, seed: int = 1) -> nn.Module:
+def resized(source: Source, seed: int = 1) -> PreTrainedModel:
     """The merged model that an export would hold: random, with the rows and sizes of `source`."""
     config = source.base.layout.config.to_dict()
     kept = {key: value for key, value in config.items() if key not in ("vocab_size", "tie_word_embeddings", "model_type")}
