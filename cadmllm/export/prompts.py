@@ -1,4 +1,4 @@
-"""The fixed prompts that an export is compared by: every combination of modalities that a stage shows, and a fixed answer to each.
+"""The fixed prompts that an export is compared by: every combination that a stage shows, and a fixed answer to each.
 
 Nothing here is random and nothing is read from a file: two people who compare the same export ask the same questions.
 """
@@ -128,7 +128,7 @@ def _wedge() -> Program:
 
 
 def cloud(count: int) -> Cloud:
-    """`count` points of a cylinder's surface (radius 1, half height 0.6) with its own normals, spread like a sunflower's seeds."""
+    """`count` points of a cylinder (radius 1, half height 0.6) with its own normals, spread like a sunflower's seeds."""
     side, half = round(count * 0.54), 0.6
     k = np.arange(count)
     angle = k * _GOLDEN

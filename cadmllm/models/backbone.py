@@ -99,6 +99,31 @@ def load_backbone(settings: Settings, device: torch.device | None = None) -> Bac
     return Backbone(model, tokenizer, text_size, folder, _read_rows(folder, model.config.hidden_size), fingerprint)
 
 
+def load_merged(folder: Path, settings: Settings, device: torch.device, text_size: int, rows: dict[str, Tensor]) -> Backbone:
+    """The decoder of a merged export: LoRA is in its weights and the added items are in its tokenizer; all of it frozen.
+
+    Args:
+        folder: with config.json, tokenizer and safetensors, checked before (`exported.check_whole`).
+        settings: `dtype` and `model.quantization` are read; 4-bit weights are packed from the folder's.
+        device: where to.
+        text_size: items of the tokenizer before the added ones.
+        rows: 'input' and 'output', as `Backbone.rows_init`.
+
+    Raises:
+        CadmllmError: E501, E613 as `load_backbone`.
+    """
+    check_dtype(settings.dtype, device)
+    quiet_bitsandbytes()
+    frozen = settings.model_copy(update={"lora": settings.lora.model_copy(update={"enabled": True})})
+    with quiet_transformers():
+        tokenizer = load_tokenizer(str(folder))
+        model = _load_decoder(str(folder), frozen, device)
+    if settings.model.quantization == "nf4":
+        _keep_as_packed(model)
+    _hold_in(model, getattr(torch, settings.dtype))
+    return Backbone(model, tokenizer, text_size, folder, rows, fingerprint_of(model, tokenizer))
+
+
 def locate(name: str) -> tuple[str, Path | None]:
     """What to hand to transformers, and the folder if it is one.
 

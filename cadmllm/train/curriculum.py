@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cadmllm.errors import CadmllmError, Exit
+from cadmllm.models.record import refuse_export
 from cadmllm.models.stages import STAGE_FOLDERS, STAGE_NAMES, is_complete, stage_folder, verify
 from cadmllm.settings import COMBINATIONS, Settings, reached
 
@@ -152,6 +153,7 @@ def _given(folder: Path, stage: Stage) -> Path:
             f"train it first: cadmllm train stage{max(1, stage.number - 1)}, or name the right folder: "
             f"cadmllm train stage{stage.number} --resume_from_ckpt FOLDER",
         )
+    refuse_export(folder)
     verify(folder)
     return folder
 
