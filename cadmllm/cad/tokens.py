@@ -9,6 +9,8 @@ longest side) and angles in degrees:
     hole_circle 0 0 64.5
     new_up 256
     end
+
+An exported model prints items instead, `<cad:plane_z><cad:640>...`; `from_text` reads those as well.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from cadmllm.cad.vocabulary import (
 from cadmllm.errors import CadmllmError
 
 _ANGLES = ("sweep", "tilt", "turn")
+ITEMS = {item: token for token, item in enumerate(VOCABULARY)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +154,36 @@ def to_text(tokens: Sequence[int]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def to_items(tokens: Iterable[int]) -> str:
+    """The items of tokens one after another, as the tokenizer of an exported model prints them: '<cad:size><cad:400>...'."""
+    return "".join(VOCABULARY[token] for token in tokens)
+
+
 def from_text(text: str) -> list[int]:
-    """Tokens of the readable form; blank lines and what follows a '#' are skipped.
+    """Tokens of the readable form, in which blank lines and what follows a '#' are skipped; or of items (`to_items`).
 
     Raises:
-        CadmllmError: E211 naming the line.
+        CadmllmError: E211 naming the line, or the item.
     """
+    if text.lstrip().startswith(VOCABULARY[0][:5]):
+        return _from_items(text)
     instructions = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split("#", 1)[0].split()
         if words:
             instructions.append(_read_line(words, number))
     tokens = list(spell(instructions))
+    parse(tokens)
+    return tokens
+
+
+def _from_items(text: str) -> list[int]:
+    tokens = []
+    for number, item in enumerate(text.replace(">", "> ").split(), 1):
+        token = ITEMS.get(item)
+        if token is None:
+            raise CadmllmError("E211", f"item {number}: {item[:40]!r} is not of the CAD vocabulary", "give the answer as it came")
+        tokens.append(token)
     parse(tokens)
     return tokens
 
@@ -226,4 +247,4 @@ def _name(token: int) -> str:
     return VOCABULARY[token] if 0 <= token < len(VOCABULARY) else str(token)
 
 
-__all__ = ["END", "Encoded", "decode", "encode", "from_text", "parse", "spell", "to_text"]
+__all__ = ["END", "Encoded", "decode", "encode", "from_text", "parse", "spell", "to_items", "to_text"]

@@ -26,7 +26,7 @@ from cadmllm.cad.program import (
     Sketch,
     validate,
 )
-from cadmllm.cad.tokens import decode, encode, from_text, parse, to_text
+from cadmllm.cad.tokens import decode, encode, from_text, parse, to_items, to_text
 from cadmllm.cad.vocabulary import INDEX, NUMBER_BASE, VOCABULARY
 from cadmllm.errors import CadmllmError
 from tests.strategies import programs
@@ -294,3 +294,30 @@ def test_a_huge_circle_that_cuts_is_within_the_numbers():
     encoded = encode(program)
     back = decode(encoded.tokens, encoded.transform)
     assert back.extrudes[1].sketches[0].profiles[0].outer.curves[0].radius == pytest.approx(899.0, abs=0.1)
+
+
+@given(programs(), st.sampled_from(["", " ", "\n", " \n"]))
+@settings(max_examples=60)
+def test_items_as_an_exported_model_prints_them_are_read(program: Program, between: str) -> None:
+    tokens = encode(program).tokens
+    items = to_items(tokens)
+    assert from_text(between + items.replace("><", f">{between}<") + between) == tokens
+    assert (items[:10], items[-9:]) == ("<cad:size>", "<cad:end>")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("<cad:size><cad:9999>", "item 2"),
+        ("<cad:size> <cad:400", "item 2"),
+        ("<cad:size>40 mm", "item 2"),
+        ("<cad:plane_z><cad:end>", "may not stand there"),
+        ("<cad:size><cad:400><cad:e1>", "the end after"),
+        ("<|cad_points|><cad:size>", "line 1"),
+    ],
+)
+def test_items_that_are_no_program_are_refused(text: str, found: str) -> None:
+    with pytest.raises(CadmllmError) as error:
+        from_text(text)
+    assert error.value.code == "E211"
+    assert found in error.value.message
