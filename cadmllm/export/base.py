@@ -149,7 +149,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _shards(folder: Path) -> list[str]:
     """The files that an index names; names that would lead out of the folder are refused."""
     try:
-        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        held = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(held.values()), key=str)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _disagreeing(folder, f"its {INDEX} is broken ({type(error).__name__})") from error
     for name in names:
