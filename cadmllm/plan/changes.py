@@ -127,7 +127,7 @@ def _steps(settings: Settings, stages: Sequence[int]) -> list[_Step]:
 
 def _frozen(settings: Settings, stages: Sequence[int]) -> bool:
     parts = [part for stage in stages for part in parts_of(settings, stage)]
-    return any(part.component == "encoders" and not part.trained for part in parts)
+    return any(part.component == "encoders" and not part.trained and not part.held for part in parts)
 
 
 class _Search:

@@ -21,7 +21,7 @@ class Disk:
     """Bytes of a stage.
 
     Attributes:
-        step: of a step save: what is trained in 32 bit, the optimizer.
+        step: of a step save: what is trained (or held) in 32 bit, the optimizer.
         stage: of the finished stage folder, without step saves.
         known: the model's size is known; else `GUESS` was taken.
     """
@@ -34,12 +34,12 @@ class Disk:
 def stage_disk(settings: Settings, stage: int) -> Disk:
     """What a stage writes."""
     try:
-        shape, parts = llm_shape(settings), [part for part in parts_of(settings, stage) if part.trained]
+        shape, parts = llm_shape(settings), [part for part in parts_of(settings, stage) if part.trained or part.held]
     except UnknownShape:
         weights, states, known = 4 * GUESS, 8 * GUESS, False
     else:
         weights, known = 4 * sum(part.parameters for part in parts), True
-        states = sum(moments(part, settings, shape) for part in parts)
+        states = sum(moments(part, settings, shape) for part in parts if part.trained)
     return Disk(weights + states + BESIDE, weights + BESIDE, known)
 
 

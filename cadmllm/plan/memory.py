@@ -185,7 +185,7 @@ def _weights(part: Part, settings: Settings, wide: int) -> Row:
             part.name, int(part.parameters * NF4_BYTES), "card", f"{part.parameters:,} in NF4, {NF4_BYTES * 8:.2f} bits each"
         )
     in_ram = part.name == "input embedding" and settings.model.embedding_device == "cpu" and settings.lora.enabled
-    size = 4 if part.trained else wide
+    size = 4 if part.trained or part.held else wide
     why = f"{part.parameters:,} in {8 * size} bit" + (" (model.embedding_device=cpu)" if in_ram else "")
     return Row(part.name, size * part.parameters, "ram" if in_ram else "card", why)
 

@@ -12,6 +12,9 @@ Networks", eq. 2): what has kept more of its first loss than the others trains s
 the power of alpha. A projector has no loss of its own, so the share of its first gradient stands in for it. Taken relative to
 the rest of the model in the same step, whatever scales all gradients alike (clipping, the float16 loss scale, the general
 fading of the loss) drops out; in logarithms one step with a hundred times the gradient moves a factor by 12 %.
+
+An encoder that is made here learns at its projector's rate and belongs to the branch. One that comes pretrained, or whose rate
+`train.encoder_lr` says, keeps its own rate, and its gradients are not looked at.
 """
 
 from __future__ import annotations
@@ -99,12 +102,13 @@ class AdaptiveRates:
 def relative_norms(optimizer: torch.optim.Optimizer, infos: Sequence[GroupInfo]) -> dict[str, float]:
     """|gradient| / |weights| of each branch after a backward pass, and of the rest of the model under ''.
 
-    Branches without a gradient (nothing of theirs was shown) are absent. Clipping and scaling of all gradients do not matter.
+    Encoders with a rate of their own count for neither. Branches without a gradient (nothing of theirs was shown) are absent.
+    Clipping and scaling of all gradients do not matter.
     """
     gradients: dict[str, list[torch.Tensor]] = {}
     weights: dict[str, list[torch.Tensor]] = {}
     for group, info in zip(optimizer.param_groups, infos, strict=True):
-        for parameter in group["params"]:
+        for parameter in () if info.own_rate else group["params"]:
             if parameter.grad is not None:
                 gradients.setdefault(info.branch, []).append(parameter.grad)
                 weights.setdefault(info.branch, []).append(parameter.detach())

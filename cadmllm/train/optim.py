@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,13 @@ import torch
 
 from cadmllm.errors import CadmllmError
 from cadmllm.models.backbone import quiet_bitsandbytes
-from cadmllm.settings import TrainSettings
+from cadmllm.settings import Settings, TrainSettings
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
 
 ENCODER_STAGE = 2  # projectors and encoders train from this stage on
+PRETRAINED_LR = 1e-5  # of encoders that come trained, unless train.encoder_lr says otherwise
 EIGHT_BIT = ("llm", "encoders")  # components whose AdamW moments may be kept in 8 bit; rows and projectors stay in 32
 
 
@@ -33,6 +34,8 @@ class GroupInfo:
         lr: peak rate.
         weight_decay: 0 for vectors (biases, norms).
         branch: 'points' or 'images' for the projector and encoder of that branch, '' otherwise.
+        own_rate: the rate is the encoder's own, not the projectors': `train.adaptive_projector_lr` neither moves it nor looks at
+            its gradients.
     """
 
     component: str
@@ -41,6 +44,7 @@ class GroupInfo:
     lr: float
     weight_decay: float
     branch: str = ""
+    own_rate: bool = False
 
 
 def lr_share(step: int, total: int, warmup: int, floor: float) -> float:
@@ -55,21 +59,39 @@ def lr_share(step: int, total: int, warmup: int, floor: float) -> float:
     return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def multiplier(component: str, settings: TrainSettings) -> float:
-    """How much faster than the stage's rate a component learns."""
-    return {
-        "llm": 1.0,
-        "rows": settings.rows_lr_multiplier,
-        "projectors": settings.projector_lr_multiplier,
-        "encoders": settings.projector_lr_multiplier,
-    }[component]
+def pretrained(settings: Settings) -> frozenset[str]:
+    """The branches ('points', 'images') whose encoder comes trained; others are made here."""
+    model = settings.model
+    which = {"points": model.points_encoder == "michelangelo", "images": model.image_encoder != "tiny"}
+    return frozenset(branch for branch, is_so in which.items() if is_so)
 
 
-def trainable(groups: dict[str, list[tuple[str, Parameter]]], stage: int) -> dict[str, list[tuple[str, Parameter]]]:
-    """What this stage trains; the rest of `groups` is frozen (projectors and encoders before stage 2)."""
+def peak_rate(component: str, branch: str, stage_lr: float, settings: TrainSettings, pretrained: Collection[str] = ()) -> float:
+    """The highest rate of a component in a stage.
+
+    Args:
+        component: 'llm', 'rows', 'projectors' or 'encoders'.
+        branch: 'points', 'images' or ''.
+        stage_lr: of the language model.
+        settings: multipliers, and `encoder_lr`.
+        pretrained: branches whose encoder comes trained (`pretrained`).
+    """
+    if component == "encoders" and settings.encoder_lr is not None:
+        return settings.encoder_lr
+    if component == "encoders" and branch in pretrained:
+        return PRETRAINED_LR
+    faster = settings.projector_lr_multiplier
+    return stage_lr * {"llm": 1.0, "rows": settings.rows_lr_multiplier, "projectors": faster, "encoders": faster}[component]
+
+
+def trainable(
+    groups: dict[str, list[tuple[str, Parameter]]], stage: int, settings: TrainSettings
+) -> dict[str, list[tuple[str, Parameter]]]:
+    """What this stage trains; the rest of `groups` is frozen (projectors and encoders before stage 2, `encoder_lr` of 0)."""
     chosen = {}
     for component, members in groups.items():
         trains = stage >= ENCODER_STAGE or component in ("llm", "rows")
+        trains = trains and not (component == "encoders" and settings.encoder_lr == 0)
         for _, parameter in members:
             parameter.requires_grad_(trains)
         if trains and members:
@@ -83,6 +105,7 @@ def build_optimizer(
     stage_lr: float,
     settings: TrainSettings,
     device: torch.device | str = "cpu",
+    pretrained: Collection[str] = (),
 ) -> tuple[torch.optim.Optimizer, list[GroupInfo]]:
     """AdamW over the stage's trainable parameters, apart by component, branch, and matrices or vectors.
 
@@ -91,6 +114,14 @@ def build_optimizer(
     encoders; tensors below 4,096 values, the added rows and the projectors stay in float32. 'paged_adamw_8bit' also lets
     the driver move them to RAM when the card is full.
 
+    Args:
+        groups: of `CadMLLM.parameter_groups`.
+        stage: 1, 2 or 3.
+        stage_lr: the language model's rate, which the others are multiples of; encoders may have one of their own (`peak_rate`).
+        settings: the rest.
+        device: where the parameters are.
+        pretrained: branches whose encoder comes trained (`pretrained`).
+
     Returns:
         The optimizer, and an info for each of its groups in the same order. A group's rate is `info.lr * lr_share(...)`.
 
@@ -98,17 +129,18 @@ def build_optimizer(
         CadmllmError: E613 where bitsandbytes is missing or cannot make a step on `device`.
     """
     infos, options = [], []
-    for component, members in trainable(groups, stage).items():
-        lr = stage_lr * multiplier(component, settings)
+    for component, members in trainable(groups, stage, settings).items():
         for branch in sorted({branch_of(name) for name, _ in members}):
             of_branch = [(name, parameter) for name, parameter in members if branch_of(name) == branch]
+            lr = peak_rate(component, branch, stage_lr, settings, pretrained)
+            own = component == "encoders" and (branch in pretrained or settings.encoder_lr is not None)
             for decay, chosen in (
                 (settings.weight_decay, [(n, p) for n, p in of_branch if p.ndim >= 2]),
                 (0.0, [(n, p) for n, p in of_branch if p.ndim < 2]),
             ):
                 if chosen:
                     count = sum(p.numel() for _, p in chosen)
-                    infos.append(GroupInfo(component, tuple(n for n, _ in chosen), count, lr, decay, branch))
+                    infos.append(GroupInfo(component, tuple(n for n, _ in chosen), count, lr, decay, branch, own))
                     options.append({"params": [p for _, p in chosen], "lr": lr, "weight_decay": decay})
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(options, fused=True), infos
@@ -159,8 +191,8 @@ def set_rates(
     Args:
         optimizer, infos: of `build_optimizer`.
         share: of the peak rate, 0..1 (`lr_share`).
-        factors: on the rates of a branch ('points', 'images'), where they differ from 1.
+        factors: on the rates of a branch ('points', 'images'), where they differ from 1; not on an encoder's own.
     """
     for group, info in zip(optimizer.param_groups, infos, strict=True):
-        group["lr"] = info.lr * share * (factors or {}).get(info.branch, 1.0)
+        group["lr"] = info.lr * share * (1.0 if info.own_rate else (factors or {}).get(info.branch, 1.0))
     return optimizer.param_groups[0]["lr"]

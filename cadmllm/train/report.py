@@ -6,9 +6,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from cadmllm.corpus.fit import FRAME, feature_tokens, longest_target
+from cadmllm.models.frozen import why_trained
+from cadmllm.models.record import BRANCH_STAGES
 from cadmllm.settings import Settings
 from cadmllm.train.curriculum import Stage, Start
-from cadmllm.train.optim import ENCODER_STAGE, multiplier
+from cadmllm.train.optim import peak_rate, pretrained
 
 if TYPE_CHECKING:
     from cadmllm.console import Console
@@ -40,8 +42,6 @@ def plan_lines(settings: Settings, stage: Stage, start: Start, data: StageData, 
     room = f"{longest} tokens a target = {train.max_seq_length} less {features} features, {FRAME} for the prompt"
     missing, looked = windows.expected_fallbacks()
     fallbacks = f"; {missing} of {looked} draws cannot show all of it and fall back" if missing else ""
-    components = ("llm", "rows", "projectors") if stage.number >= ENCODER_STAGE else ("llm", "rows")
-    rates = ", ".join(f"{name} {stage.lr * multiplier(name, train):.3g}" for name in components)
     window = train.batch_size * train.accumulation
     warmup = f"warmup {train.warmup_steps} steps from 1/{train.warmup_steps}, then" if train.warmup_steps else "no warmup,"
     return [
@@ -52,10 +52,20 @@ def plan_lines(settings: Settings, stage: Stage, start: Start, data: StageData, 
         f"  batch      {train.batch_size} a micro-batch x {train.accumulation} accumulated = {window} samples a step"
         " (of all processes together)",
         f"  shows      {mix_line(settings, stage)}{fallbacks}",
-        f"  rates      {rates}; {warmup} cosine to {train.min_lr_share:.0%}",
+        f"  rates      {rates_line(settings, stage)}; {warmup} cosine to {train.min_lr_share:.0%}",
         f"  starts at  {start.checkpoint or 'the base model ' + settings.model.llm} ({start.reason})",
         f"  ends in    {stage.folder}",
     ]
+
+
+def rates_line(settings: Settings, stage: Stage) -> str:
+    """The peak rate of each component that the stage trains; of encoders by branch, where any is not frozen."""
+    shown = [branch for branch, first in BRANCH_STAGES.items() if stage.number >= first]
+    names = [("llm", "", "llm"), ("rows", "", "rows")] + ([("projectors", "", "projectors")] if shown else [])
+    names += [("encoders", branch, f"encoder of {branch}") for branch in shown if why_trained(settings, branch)]
+    known = pretrained(settings)
+    rates = [(name, peak_rate(component, branch, stage.lr, settings.train, known)) for component, branch, name in names]
+    return ", ".join(f"{name} {rate:.3g}" + ("" if rate else " (held as it is: train.encoder_lr=0)") for name, rate in rates)
 
 
 def mix_line(settings: Settings, stage: Stage) -> str:

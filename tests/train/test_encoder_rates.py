@@ -106,6 +106,7 @@ def test_the_rate_that_is_asked_for_is_what_is_set_and_told(pretrained, parts, c
     session.set_rates(0)
     assert session.rates()["encoders.points"] == pytest.approx(1.5e-4)
     assert session.model.points is not None
+    assert session.model.points.encoder is not None
     assert session.model.points.encoder.training
 
 

@@ -31,9 +31,8 @@ def prove(bench: Bench) -> Outcome:
         )
         findings.append(Finding("E862", Level.FAIL, NAME, message, remedy))
     if stuck := sorted((trained.keys() & had) - moved):
-        rate = bench.stage.lr
         message = f"{len(stuck)} of {len(trained)} trained tensors have gradients but did not move in two steps: {_some(stuck)}"
-        key = f"stages.{bench.stage.number}.lr"
+        key, rate = _rate_of(bench, stuck)
         remedy = f"raise the rate ({key} is {rate:g}): --set {key}={max(1e-5, 10 * rate):g}"
         findings.append(Finding("E862", Level.FAIL, NAME, message, remedy))
     frozen = len(found.before) - len(trained)
@@ -41,6 +40,14 @@ def prove(bench: Bench) -> Outcome:
     if found.unjudged:
         summary += f"; not shown: {', '.join(found.unjudged)}"
     return Outcome(summary, tuple(findings), details=_details(bench, found, moved))
+
+
+def _rate_of(bench: Bench, names: list[str]) -> tuple[str, float]:
+    """The setting whose rate these tensors learn at, and the rate."""
+    own = {name: info.lr for info in bench.session.infos if info.own_rate for name in info.names}
+    if own.keys() >= set(names):
+        return "train.encoder_lr", max(own[name] for name in names)
+    return f"stages.{bench.stage.number}.lr", bench.stage.lr
 
 
 def _details(bench: Bench, found: Taken, moved: set[str]) -> tuple[str, ...]:

@@ -65,6 +65,21 @@ def test_what_has_gradients_and_does_not_move_is_found(bench, monkeypatch) -> No
     assert "--set stages.3.lr=" in finding.remedy
 
 
+def test_an_encoder_that_is_held_is_frozen(bench, lora) -> None:
+    b = bench(**lora, **{"train.encoder_lr": 0.0})
+    outcome = gradients.prove(b)
+    assert outcome.findings == ()
+    assert not any(line.startswith("encoders") for line in outcome.details)
+    assert not any(p.requires_grad for name, p in b.session.model.named_parameters() if ".encoder." in name)
+
+
+def test_an_encoder_whose_own_rate_is_too_small_is_told_its_setting(bench, lora) -> None:
+    (finding,) = gradients.prove(bench(**lora, **{"train.encoder_lr": 1e-30})).findings
+    assert "did not move" in finding.message
+    assert ".encoder." in finding.message
+    assert finding.remedy == "raise the rate (train.encoder_lr is 1e-30): --set train.encoder_lr=1e-05"
+
+
 def test_checksums_see_every_bit_and_every_place() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.uint8, torch.int64):
         one = torch.arange(3000).remainder(100).to(dtype)
