@@ -34,6 +34,7 @@ TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 DROPPED = ("auto_map", "custom_pipelines", "quantization_config", "_name_or_path", "torch_dtype", "_attn_implementation")
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "gguf")
 _ABROAD = re.compile(r"^(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[\\/])")  # a path that leads out of where a command is run
+HOMES = ("home", "Users")  # what lies right in them bears somebody's name
 _INSIDE = re.compile(r"(?<![\w.:/<\\])(?:[A-Za-z]:[\\/]|~?/|\\\\)[^\s'\"`,;:()<>]+")  # such a path in a sentence
 
 
@@ -166,7 +167,7 @@ def record_of(source: Source, kind: str, dtype: str, checked: Mapping[str, Any],
         "lora": record["lora"],
         "model": named(record["model"]),
         "source": checkpoint_of(source),
-        "notes": [without_folders(str(note)) for note in notes],
+        "notes": [without_folders(str(note), folders_of(source)) for note in notes],
         "checked": jsonable(named(dict(checked))),
         "made_with": versions(),
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -190,15 +191,29 @@ def named(value: Any) -> Any:
 
 def last_part(text: str) -> str:
     """The last part of a path that leads out of the working folder (the rest is nobody's business), else the text as it is."""
-    if not _ABROAD.match(text) or "\n" in text:
+    if not _ABROAD.match(text):
         return text
     path = PureWindowsPath(text) if "\\" in text or text[1:2] == ":" else PurePosixPath(text)
-    return path.name or "folder"
+    return "home" if path.parent.name in HOMES or text == "~" else path.name or "folder"
 
 
-def without_folders(text: str) -> str:
-    """A sentence with every path in it cut to its last part."""
+def without_folders(text: str, folders: Sequence[object] = ()) -> str:
+    """A sentence with every path in it cut to its last part.
+
+    Args:
+        text: the sentence.
+        folders: that may stand in it; blanks in others end them.
+    """
+    for folder in sorted(map(str, folders), key=len, reverse=True):
+        if _ABROAD.match(folder):
+            text = text.replace(folder, last_part(folder))
     return _INSIDE.sub(lambda found: last_part(found[0]), text)
+
+
+def folders_of(source: Source) -> list[object]:
+    """Folders that a note on a source may name."""
+    base = source.base
+    return [source.folder, source.folder.resolve(), base.folder, base.name, source.record["model"]["llm"], Path.home()]
 
 
 def versions() -> dict[str, str]:
