@@ -69,7 +69,7 @@ def _segments(source: Source, name: str) -> list[tuple[int, int, Reader]]:
     down, up = (source.state.tensor(part).float() for part in pair)
 
     def merged(start: int, stop: int) -> Tensor:
-        return torch.addmm(kept.part(held, start, stop).float(), up[start:stop], down, alpha=source.scale)
+        return kept.part(held, start, stop).float().addmm_(up[start:stop], down, alpha=source.scale)  # in memory of its own
 
     return [(0, rows, merged)]
 
@@ -134,7 +134,7 @@ def write_merged(source: Source, folder: Path, dtype: torch.dtype, shard_bytes: 
     Raises:
         CadmllmError: as `merged_tensors`.
     """
-    shards = _shards([Announced(name, dtype, shape) for name, shape in source.shapes().items()], shard_bytes)
+    shards = plan_shards([Announced(name, dtype, shape) for name, shape in source.shapes().items()], shard_bytes)
     count = len(shards)
     names = [SINGLE] if count == 1 else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
     written = []
@@ -148,7 +148,8 @@ def write_merged(source: Source, folder: Path, dtype: torch.dtype, shard_bytes: 
     return written
 
 
-def _shards(tensors: Sequence[Announced], most: int) -> list[list[Announced]]:
+def plan_shards(tensors: Sequence[Announced], most: int) -> list[list[Announced]]:
+    """Consecutive tensors a file, of at most so many bytes together, or a single one that is larger."""
     shards: list[list[Announced]] = [[]]
     filled = 0
     for tensor in tensors:
