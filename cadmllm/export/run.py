@@ -41,13 +41,15 @@ def export(settings: Settings, console: Console) -> dict[str, Any]:
 
     asked, begun = settings.export, time.perf_counter()
     folder = _checkpoint(settings)
-    dtype = _dtype(asked.to, asked.dtype, settings.dtype)
+    dtype = _dtype(asked.to, asked.dtype, _computed(folder, settings))
     _check_place(asked.out, folder)
     console.note(f"checkpoint: {folder}")
     verify(folder)
     notes: list[str] = []
     source = open_source(folder, settings, notes)
     _check_kind(source, asked.to)
+    if asked.to == "gguf" and source.stage > 1:
+        notes.append("GGUF has no place for encoders and projectors: this file answers from text alone (--to merged keeps them)")
     for note in notes:
         console.note(f"note: {note}")
     _check_disk(source, asked.to, dtype, asked.out)
@@ -107,6 +109,15 @@ def _checkpoint(settings: Settings) -> Path:
             "E723", f"{folder} is an export already", "export from the checkpoint it was made of: --checkpoint FOLDER"
         )
     return folder
+
+
+def _computed(folder: Path, settings: Settings) -> str:
+    """The type that the run computed in, by the `settings.json` of its checkpoint; else that of the settings."""
+    try:
+        found = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["dtype"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return settings.dtype  # a checkpoint that was written by hand may have no such file
+    return found if found in OF_SETTINGS else settings.dtype
 
 
 def _dtype(kind: str, asked: str, computed: str) -> str:
