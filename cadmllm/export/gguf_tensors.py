@@ -7,7 +7,7 @@ do not divide into blocks of 32 is written in 16 bit where 8-bit blocks were ask
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ F32, F16, BF16, Q8_0 = (GGMLQuantizationType[name] for name in ("F32", "F16", "B
 OF_DTYPE = {"fp32": F32, "fp16": F16, "bf16": BF16, "q8_0": Q8_0}
 ALIGNMENT = 32  # bytes that every tensor begins at a multiple of
 SUFFIXES = (".weight", ".bias")
+PIECE = 2**22  # numbers rounded at once: 16 MiB in 32 bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,34 +114,44 @@ def unquantised(placed: list[Slot], dtype: str) -> list[str]:
     return [slot.name for slot in placed if len(slot.shape) > 1 and slot.kind != OF_DTYPE[dtype]]
 
 
-def packed(slot: Slot, value: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
-    """The array that goes into the file.
+def packed(slot: Slot, value: Tensor) -> Iterator[tuple[slice, np.ndarray[Any, np.dtype[Any]]]]:
+    """What goes into the file, some rows at a time (about `PIECE` numbers), so that a matrix is never held twice.
 
     Args:
         slot: where it goes.
         value: of the slot's shape, any floating type; 32 bit to be rounded once.
 
+    Yields:
+        Rows (a vector is one row) and the array that holds them in the file, a row of it each.
+
     Raises:
         CadmllmError: E723 when a value is not finite, or too large for the type.
     """
     assert tuple(value.shape) == slot.shape, f"{slot.name}: {tuple(value.shape)}, not {slot.shape}"
-    value = turned(value, slot.heads).contiguous()
+    width = slot.shape[-1]
+    rows = turned(value, slot.heads).contiguous().view(-1, width)
+    step = max(1, PIECE // width)
+    for start in range(0, len(rows), step):
+        chosen = slice(start, min(start + step, len(rows)))
+        yield chosen, _rounded(slot, rows[chosen])
+
+
+def _rounded(slot: Slot, rows: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+    """[R, width] in the type of the file."""
+    exact = rows.to({BF16: torch.bfloat16, F16: torch.float16}.get(slot.kind, torch.float32))
+    if not bool(exact.isfinite().all()):
+        if bool(rows.isfinite().all()):
+            raise _too_large(slot, float(rows.abs().max()))
+        raise impossible(f"{slot.name} holds values that are not finite numbers")
     if slot.kind == BF16:
-        rounded = value.to(torch.bfloat16)
-        _check(slot, value, rounded)
-        return rounded.view(torch.uint8).numpy()
-    if slot.kind == F16:
-        rounded = value.to(torch.float16)
-        _check(slot, value, rounded)
-        return rounded.numpy()
-    exact = value.float()
-    _check(slot, value, exact)
-    if slot.kind == F32:
+        return exact.view(torch.uint8).numpy()
+    if slot.kind != Q8_0:
         return exact.numpy()
-    blocks = quantize(exact.numpy(), slot.kind)
+    with np.errstate(over="ignore"):  # seen below
+        blocks = quantize(exact.numpy(), slot.kind)
     scales = blocks.reshape(-1, GGML_QUANT_SIZES[slot.kind][1])[:, :2].copy().view(np.float16)
     if not np.isfinite(scales).all():
-        raise _too_large(slot, float(value.abs().max()))
+        raise _too_large(slot, float(exact.abs().max()))
     return blocks
 
 
@@ -164,13 +175,6 @@ def returned(value: Tensor, heads: int) -> Tensor:
     if not heads:
         return value
     return value.view(heads, -1, 2, *value.shape[1:]).transpose(1, 2).reshape(value.shape)
-
-
-def _check(slot: Slot, value: Tensor, rounded: Tensor) -> None:
-    if not bool(rounded.isfinite().all()):
-        if bool(value.isfinite().all()):
-            raise _too_large(slot, float(value.abs().max()))
-        raise impossible(f"{slot.name} holds values that are not finite numbers")
 
 
 def _too_large(slot: Slot, most: float) -> CadmllmError:
