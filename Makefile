@@ -30,7 +30,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
-# Check, train the three stages, answer from a text, a cloud and a picture that training never saw, and measure 20 answers to held-out prompts.
+# Check, train the three stages, answer from a text, a cloud and a picture that training never saw, measure 20 answers to held-out
+# prompts, export a plain transformers model that answers the same, and answer from it.
 RUN := $(DEMO)/checkpoints
 HELD_OUT := $(shell sed -n 3p data/val.txt)
 demo: $(STAMP)
@@ -41,7 +42,9 @@ demo: $(STAMP)
 	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-points --prompt "A heat sink with four fins." --pc data/pcd/$(HELD_OUT).npz --candidates 8
 	$(BIN)/cadmllm infer --preset tiny --output_dir $(RUN) --out $(DEMO)/from-image --prompt "A heat sink with four fins." --image data/img/$(HELD_OUT)_000.png
 	$(BIN)/cadmllm eval --preset tiny --output_dir $(RUN) --split val --samples 5 --candidates 4 --out $(DEMO)/evaluation
-	@echo "look at: $(DEMO)/from-*/model.png, model.step, program.py; $(DEMO)/evaluation/sheet.png, report.md"
+	$(BIN)/cadmllm export --preset tiny --output_dir $(RUN) --to merged --out $(DEMO)/export
+	$(BIN)/cadmllm infer --preset tiny --checkpoint $(DEMO)/export --out $(DEMO)/from-export --prompt "A rectangular plate with four corner holes."
+	@echo "look at: $(DEMO)/from-*/model.png, model.step, program.py; $(DEMO)/evaluation/sheet.png, report.md; $(DEMO)/export/README.md"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
