@@ -26,12 +26,7 @@ from cadmllm.export.gguf_model import gguf_logits
 from cadmllm.export.gguf_tensors import BF16, F16, F32, Q8_0, Slot, packed, returned, slots, turned, unpacked
 from cadmllm.export.source import Source
 
-INNER = {
-    "attn_q": "self_attn.q_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_down": "mlp.down_proj",
-    "ffn_gate": "mlp.gate_proj",
-}
+INNER = {"attn_q": "self_attn.q_proj", "attn_output": "self_attn.o_proj", "ffn_down": "mlp.down_proj"}
 YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 9}
 KINDS: dict[str, dict[str, Any]] = {"qwen3": {}, "qwen2": {}, "llama": {}, "mistral": {"sliding_window": None}}
 
