@@ -12,8 +12,8 @@ META: dict[str, Any] = {
     "name": "stage1_text",
     "step": 40,
     "total_steps": 40,
-    "started_from": "/home/ada lovelace/runs/stage0_model",
-    "base": "C:\\Users\\ada\\my base",
+    "started_from": "/home/xyz zy/runs/stage0_model",
+    "base": "C:\\Users\\xyzzy\\my base",
     "samples": 207,
     "left_out": {"E404": 2},
     "loss_begin": 6.5,
@@ -27,7 +27,7 @@ META: dict[str, Any] = {
     "made_at": "2026-11-22T14:44:05+00:00",
 }
 DATA: dict[str, Any] = {
-    "root": "/home/ada lovelace/Omni|CAD `2`",
+    "root": "/home/xyz zy/Omni|CAD `2`",
     "synthetic": 0,
     "index_sha256": "c4" * 32,
     "ids": 229,

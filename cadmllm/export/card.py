@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from cadmllm import __version__
 from cadmllm.corpus.types import ADDED, CAD_SIZE
 from cadmllm.export import terms
+from cadmllm.export.adapter import public_name
 from cadmllm.export.figures import curriculum, evaluation, find_evaluation, losses, training_data
 from cadmllm.export.markdown import code, fenced, plain, table
-from cadmllm.export.papers import last_part, named, read_json, without_folders
+from cadmllm.export.papers import folders_of, named, read_json, without_folders
 from cadmllm.export.scripts import TEXT, script
 from cadmllm.models.stages import STAGE_NAMES
 from cadmllm.places import bundled
@@ -79,7 +80,7 @@ def write_card(source: Source, folder: Path, kind: str, dtype: str, checked: Map
         "## Training\n\n" + curriculum(source),
         "## Figures\n\n" + losses(source) + "\n\n" + evaluation(find_evaluation(source)),
         _terms(source),
-        _checked(source, kind, checked),
+        _checked(source, checked),
         _files(folder, kind),
     ]
     path = folder / CARD
@@ -93,8 +94,8 @@ def _front(source: Source, kind: str) -> str:
     if kind != "gguf":
         tags += [*(["point-cloud"] if source.stage > 1 else []), *(["image-to-cad"] if source.stage > 2 else [])]
     lines = [f"library_name: {LIBRARIES[kind]}", "pipeline_tag: text-generation"]
-    if HUB_NAME.fullmatch(source.base.name) and not Path(source.base.name).is_dir():
-        lines += [f"base_model: {source.base.name}", f"base_model_relation: {RELATIONS[kind]}"]
+    if HUB_NAME.fullmatch(_base_name(source)):
+        lines += [f"base_model: {_base_name(source)}", f"base_model_relation: {RELATIONS[kind]}"]
     if _ours(source):
         lines += ["license: apache-2.0"]
     else:
@@ -131,13 +132,13 @@ def _use(source: Source, folder: Path, kind: str, dtype: str) -> str:
     written = script(
         kind,
         dtype,
-        base=_base_path(source),
+        base=_base_name(source),
         rows=source.rows,
         longest=settings.infer.max_new_tokens,
         context=min(4096, positions) if isinstance(positions, int) and positions > 0 else 4096,
         gguf=next((path.name for path in sorted(folder.glob("*.gguf"))), "model.gguf"),
     )
-    local = kind == "adapter" and _base_path(source) != source.base.name
+    local = kind == "adapter" and not HUB_NAME.fullmatch(_base_name(source))
     note = "`base` is the folder that holds the base model: put in where yours lies. " if local else ""
     return (
         f"## Use\n\nWithout cadmllm, in this folder, after `pip install {NEEDS[kind]}`. {note}It runs no code of this folder.\n\n"
@@ -195,7 +196,7 @@ def _purpose(source: Source) -> str:
 
 def _terms(source: Source) -> str:
     model = named(source.record["model"])
-    rows = [(f"base model {_base(source)}", plain(terms.of_base(source.base.name)))]
+    rows = [(f"base model {_base(source)}", plain(terms.of_base(_base_name(source) if source.base.name != "tiny" else "tiny")))]
     rows += [(plain(name), plain(what)) for name, what in terms.of_encoders(model, source.stage)]
     known = [(f"data, if {name}", plain(what)) for name, what in terms.DATA]
     return (
@@ -207,27 +208,50 @@ def _terms(source: Source) -> str:
     )
 
 
-def _checked(source: Source, kind: str, checked: Mapping[str, Any]) -> str:
-    rows = [(plain(name), plain(value)) for name, value in _leaves(named(dict(checked)))]
-    text = (
-        "## How the export was checked\n\nThe checkpoint and this folder answered the same fixed prompts, and an export whose"
-        " logits are not within the tolerance is not written. Measured:\n\n" + table(("", ""), rows or [("nothing", "-")])
-    )
+def _checked(source: Source, checked: Mapping[str, Any]) -> str:
+    known = named(dict(checked))
+    said, prompts = known.pop("said", None), known.pop("prompts", None)
+    parts = [
+        "## How the export was checked",
+        "The checkpoint and this folder answered the same fixed prompts; an export whose logits are further apart than is"
+        " allowed is not written." + (f"\n{plain(said)}." if said else ""),
+    ]
+    if isinstance(prompts, Mapping) and prompts:
+        named_rows = {**prompts, **{f"**{name}**": known.pop(name) for name in ("worst", "allowed") if name in known}}
+        columns = list(dict.fromkeys(key for row in named_rows.values() for key in row))
+        rows = [
+            (name if name.startswith("**") else plain(name), *(_figure(row[key]) if key in row else "" for key in columns))
+            for name, row in named_rows.items()
+        ]
+        parts.append(table(("prompt", *columns), rows))
+        parts.append(
+            "Distance: largest difference of a CAD item's logit over the spread (standard deviation) of the checkpoint's."
+            " Divergence: Kullback-Leibler, nats. Agreement: share of the checkpoint's greedy answer, under the grammar, that is"
+            " the same."
+        )
+    if known:
+        parts.append(table(("", ""), [(plain(name), value) for name, value in _leaves(known)]))
     if source.notes:
-        text += "\n\nNotes:\n\n" + "\n".join(f"* {plain(without_folders(note))}" for note in source.notes)
-    return text + (
-        "\n\nWhether every byte is still the one that was written: `cadmllm export --verify .`, or compare with `manifest.json`"
+        folders = folders_of(source)
+        parts.append("Notes:\n\n" + "\n".join(f"* {plain(without_folders(note, folders))}" for note in source.notes))
+    parts.append(
+        "Whether every byte is still the one that was written: `cadmllm export --verify .`, or compare with `manifest.json`"
         " (SHA-256 of each file)."
     )
+    return "\n\n".join(parts)
 
 
 def _leaves(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Every figure under its dotted name."""
+    """Every figure under its names."""
     if isinstance(value, Mapping):
         return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{name}, {key}" if name else str(key))]
     if isinstance(value, (list, tuple)):
         return [leaf for place, inner in enumerate(value, 1) for leaf in _leaves(inner, f"{name} {place}")]
-    return [(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))]
+    return [] if value is None else [(name.replace("_", " "), _figure(value))]
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else plain(value)
 
 
 def _files(folder: Path, kind: str) -> str:
@@ -237,9 +261,9 @@ def _files(folder: Path, kind: str) -> str:
 
 
 def _base(source: Source) -> str:
-    return "cadmllm's bundled tiny base" if source.base.name == "tiny" else code(last_part(source.base.name))
+    return "cadmllm's bundled tiny base" if source.base.name == "tiny" else code(_base_name(source))
 
 
-def _base_path(source: Source) -> str:
-    """What the script calls the base: a hub name, or the last part of its folder."""
-    return "tiny-base" if source.base.name == "tiny" else last_part(source.base.name)
+def _base_name(source: Source) -> str:
+    """What the base is called outside this machine: its hub name, or the last part of its folder."""
+    return public_name(source.base.name)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_ACTIVE = re.compile(r"([\\`*_{}\[\]<>#|~$!])")
+_ACTIVE = re.compile(r"([\\`*_{}\[\]<>#~$!&])")
+_LEADING = re.compile(r"^([-+=]|\d+(?=[.)]))")  # what opens a list or underlines a heading at the beginning of a line
 _BLANKS = re.compile(r"\s+")
 
 
 def plain(text: object) -> str:
     """Text in a paragraph, a list or a cell: nothing in it is markup, and it stays in its line."""
-    return _ACTIVE.sub(r"\\\1", _line(text))
+    line = _ACTIVE.sub(r"\\\1", _line(text))
+    return _LEADING.sub(lambda found: found[0] + "\\" if found[0].isdigit() else "\\" + found[0], line)
 
 
 def code(text: object) -> str:
-    """A code span; a pipe in it is escaped, as tables split cells before they look for spans."""
+    """A code span."""
     line = _line(text)
     fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
     space = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")
+    return f"{fence}{space}{line}{space}{fence}"
 
 
 def fenced(text: str, language: str = "") -> str:
@@ -29,9 +31,9 @@ def fenced(text: str, language: str = "") -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are Markdown already."""
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines)
+    """A table of cells that are Markdown already; cells are split before their spans are looked for, so every pipe is escaped."""
+    safe = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (head, *rows)]
+    return "\n".join([f"| {safe[0]} |", f"|{'---|' * len(head)}", *(f"| {row} |" for row in safe[1:])])
 
 
 def _line(text: object) -> str:
