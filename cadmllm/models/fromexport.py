@@ -34,7 +34,7 @@ def load(folder: Path, settings: Settings) -> CadMLLM:
     if record["kind"] == "gguf":
         raise CadmllmError(
             "E723",
-            f"{folder} is a GGUF export, which llama.cpp answers from (the text part alone, without the grammar's mask)",
+            f"{folder} is a GGUF export, which llama.cpp answers from (its text part alone)",
             f"to answer with cadmllm: cadmllm export --to merged --out DIR, then cadmllm infer --checkpoint DIR;"
             f" with llama.cpp: llama-cli -m {folder}/model-{record['dtype']}.gguf",
         )
@@ -81,7 +81,12 @@ def _merged(folder: Path, record: Mapping[str, Any], settings: Settings) -> CadM
     chosen = _recorded(settings, record, folder)
     chosen.model.llm, chosen.lora.enabled = str(folder), True  # its decoder is frozen, as under LoRA
     rows = _rows_of(folder, record)
-    backbone = load_merged(folder, chosen, pick_device(chosen), record["text_size"], rows)
+    try:
+        backbone = load_merged(folder, chosen, pick_device(chosen), record["text_size"], rows)
+    except CadmllmError as error:
+        if error.code != "E501" or str(folder) not in error.message:
+            raise  # bitsandbytes is missing, the card cannot compute in the type, ...
+        raise broken(f"{folder}: {error.message.partition(': ')[2]}") from error
     _check_names(folder, {name for name, _ in backbone.model.named_parameters()})
     check_tokenizer(backbone.tokenizer, record, folder)
     _check_marks(backbone.fingerprint, record, folder)
