@@ -53,7 +53,7 @@ def main() -> None:
     settings.data.root = args.data
     model = load_model(args.checkpoint, settings).eval()
     dataset = open_dataset(settings.data)
-    collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, 2048)
+    collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, 2048, model.images_together)
     held_out = [id_ for id_ in dataset.split()[1] if "point_cloud" in dataset.modalities(id_)][: args.count]
     ids = [id_ for id_ in held_out if len(target_of(dataset, id_)) <= LONGEST]
     right = {id_: dataset.cloud(id_, model.settings.model.point_count, 0) for id_ in ids}

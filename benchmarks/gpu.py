@@ -206,7 +206,9 @@ def settings_of(args: argparse.Namespace, folder: Path) -> Settings:
             hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, patch_size=cells, image_size=518
         )
         Dinov2Model(dino).to(torch.bfloat16).save_pretrained(folder / "dino")
-        settings.model.image_encoder, settings.model.image_tokens = str(folder / "dino"), 17 if args.tiny else 257
+        settings.model.image_encoder = str(folder / "dino")
+        if args.tiny:
+            settings.model.image_tokens, settings.model.resampler_width = 9, 32
     settings.device = args.device
     return settings
 
@@ -373,7 +375,8 @@ def packed_rows(args: argparse.Namespace, settings: Settings, stage: int, model:
     from cadmllm.corpus.batch import Collator
 
     room = settings.train.pack_tokens
-    collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, settings.train.max_seq_length)
+    tokens = model.cloud_tokens, model.image_tokens, settings.train.max_seq_length
+    collate = Collator(model.tokenizer, model.text_size, *tokens, model.images_together)
     draw, batches, row = random.Random(stage), [], []
     while len(batches) < args.micro_batches:
         encoded = sample_of(settings, stage, draw, collate)
@@ -402,7 +405,8 @@ def sample_of(settings: Settings, stage: int, draw: random.Random, collate: Coll
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)
         shows["clouds"] = (Cloud(normals * 0.9, normals, Transform((0.0, 0.0, 0.0), 1.0)),)
     if "image" in shown:
-        shows["images"] = (rng.integers(0, 256, (224, 224, 3), dtype=np.uint8),)
+        views = range(settings.model.image_views)
+        shows["images"] = tuple(rng.integers(0, 256, (224, 224, 3), dtype=np.uint8) for _ in views)
     sample: Sample = Sample("random", shown, CAPTION, rng.integers(0, CAD_SIZE, length), **shows)
     return collate.encode(sample)
 

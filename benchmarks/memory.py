@@ -95,6 +95,7 @@ class Case:
 
 EIGHT_BIT = (("train.optimizer", "adamw_8bit"),)
 DROPOUT = (("lora.dropout", 0.1),)
+PERCEIVER = (("model.image_bridge", "perceiver"), ("model.resampler_width", 128), ("model.image_views", 1))
 ON_CPU = (
     Case("qwen3", "bfloat16", True, True, 1, 512),
     Case("qwen3", "bfloat16", True, False, 1, 1024),
@@ -122,6 +123,9 @@ ON_CPU = (
     Case("qwen2", "float32", False, True, 1, 1024, (), "Qwen2.5-7B"),
     Case("qwen3", "bfloat16", True, False, 1, 1024, DROPOUT),
     Case("llama", "nf4", True, True, 1, 2048, DROPOUT, "Llama-3-8B"),
+    Case("qwen3", "bfloat16", True, True, 3, 1024, PERCEIVER),
+    Case("qwen3", "float32", True, False, 3, 512, PERCEIVER),
+    Case("llama", "bfloat16", True, True, 3, 2048, (*PERCEIVER[:-1], ("model.image_views", 4))),
 )
 QWEN = "Qwen/Qwen3-"
 ON_CARD = (
@@ -362,7 +366,8 @@ def micro_batch(settings: Settings, case: Case, model: CadMLLM) -> Batch:
     """A packed row (or padded ones) of samples with real lengths, as many as there is room for."""
     from cadmllm.corpus.batch import Collator
 
-    collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, settings.train.max_seq_length)
+    tokens = model.cloud_tokens, model.image_tokens, settings.train.max_seq_length
+    collate = Collator(model.tokenizer, model.text_size, *tokens, model.images_together)
     draw, found = random.Random(case.stage), []
     while True:
         encoded = gpu.sample_of(settings, case.stage, draw, collate)

@@ -176,7 +176,8 @@ def _branches(settings: Settings, stage: int, tokens: int, recipe: Recipe, shown
         kept += clouds * model.point_tokens * w * float(each)
     if "images" in learning:
         vit = vit_shape(settings)
-        kept += views * per_vit_view(vit.layers, vit.width, vit.ratio, (PIXELS // vit.patch) ** 2 + 1, w)
+        pixels = w * 3.0 * PIXELS**2 if w == 2 else 0.0  # cast for the first layer
+        kept += views * (pixels + per_vit_view(vit.layers, vit.width, vit.ratio, (PIXELS // vit.patch) ** 2 + 1, w))
     if "points" in learning and model.points_encoder == "michelangelo":
         each_cloud = per_vit_view(9, widths["points"], 4, MICHELANGELO_TOKENS, w) + model.point_count * widths["points"] * 16
         kept += clouds * each_cloud

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SAMPLE = (2, 10, 15)  # Qwen3 with clouds and views; Llama without checkpointing; Mistral trained whole
+SAMPLE = (2, 10, 15, 28)  # Qwen3 with clouds and views; Llama without checkpointing; Mistral trained whole; a perceiver
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def memory() -> ModuleType:
         sys.path.remove(str(BENCHMARKS))
 
 
-@pytest.mark.parametrize("number", [pytest.param(n, marks=() if n in SAMPLE else pytest.mark.long) for n in range(26)])
+@pytest.mark.parametrize("number", [pytest.param(n, marks=() if n in SAMPLE else pytest.mark.long) for n in range(29)])
 def test_the_peak_of_a_step(memory, number, tmp_path):
     case = memory.ON_CPU[number]
     if case.dtype == "nf4" or "adamw_8bit" in dict(case.set).values():
@@ -34,7 +34,7 @@ def test_the_peak_of_a_step(memory, number, tmp_path):
 
 
 def test_enough_configurations_of_enough_kinds(memory):
-    assert len(memory.ON_CPU) == 26
+    assert len(memory.ON_CPU) == 29
     assert {case.kind for case in memory.ON_CPU} == {"qwen2", "qwen3", "llama", "mistral"}
     for cases in (memory.ON_CPU, memory.ON_CARD):
         assert {case.checkpointing for case in cases} == {case.lora for case in cases} == {True, False}

@@ -66,7 +66,7 @@ def test_the_real_language_models(name):
 def test_the_vision_transformers():
     from transformers import Dinov2Config, Dinov2Model
 
-    from cadmllm.models.image import tiny_dino
+    from cadmllm.models.dino import tiny_dino
 
     assert count(tiny_dino()) == TINY_VIT.parameters
     heads = {384: 6, 768: 12, 1024: 16, 1536: 24}
