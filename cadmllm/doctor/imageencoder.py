@@ -30,15 +30,12 @@ import sys
 from cadmllm.errors import CadmllmError
 import torch
 try:
-    from cadmllm.models.image import PIXELS, ImageEncoder, load_dino
+    from cadmllm.models.dino import PIXELS, load_dino
+    from cadmllm.models.image import ImageEncoder
     dino = load_dino(sys.argv[1], torch.float32)
     encoder = ImageEncoder(dino, int(sys.argv[2])).eval()
 except CadmllmError as error:
     say(**error.as_dict())
-    sys.exit()
-bad = [name for name, value in dino.named_parameters() if not bool(value.isfinite().all())]
-if bad:
-    say(code="E508", message=f"image encoder {sys.argv[1]}: {bad[0]} holds numbers that are not finite", remedy="")
     sys.exit()
 lines = torch.linspace(-2, 2, PIXELS)
 picture = torch.stack([lines.expand(PIXELS, -1), lines[:, None].expand(-1, PIXELS), (lines[:, None] * lines).sin()])[None]
@@ -83,7 +80,7 @@ def check_image(situation: Situation) -> Outcome:
     keys = [file_key(path) for path in (files.folder / "config.json", *files.files)]
     try:
         said = probed(
-            situation, "image encoder", _ANSWER, (*keys, tokens, loader_version("image")), str(files.folder), str(tokens)
+            situation, "image encoder", _ANSWER, (*keys, tokens, loader_version("image", "dino")), str(files.folder), str(tokens)
         )
     except CadmllmError as error:
         mend = asked.get([path.name for path in files.files], force=place.hub)
@@ -118,10 +115,16 @@ def _check_config(files: ModelFiles, asked: Asked) -> None:
     Raises:
         CadmllmError: E502 for another kind, E506 where the two differ.
     """
+    from cadmllm.models.preprocessor import differences, remedy_of, said_of
+
     config, kind = files.config, files.config.get("model_type")
     if kind != "dinov2":
         message = f"image encoder {asked.place.name}: it is a {kind or 'model without a model_type'}, not a dinov2"
         raise CadmllmError("E502", message, f"name DINOv2: --set {KEY}=facebook/dinov2-large; or {TINY}")
+    others = differences(files.folder)
+    if others:
+        own = None if asked.place.hub else files.folder
+        raise CadmllmError("E502", f"image encoder {asked.place.name}: {said_of(others)}", f"{remedy_of(own)}; or {TINY}")
     wrong = _difference(config, {name.removeprefix("dinov2."): tensor for name, tensor in files.tensors.items()})
     if wrong:
         mend = asked.get(["config.json", *(path.name for path in files.files)], force=asked.place.hub)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ ROWS_FILE = "cad_rows.safetensors"
 BFLOAT16_CAPABILITY = (8, 0)  # Ampere and newer compute in it
 # what from_pretrained raises for files that are missing, cut short, of another model, or behind a network that is not there
 LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError, SafetensorError)
+LOAD_ERRORS += (StrictDataclassError,)  # a config.json whose values are of other types
 
 
 @dataclass(slots=True)

@@ -1,27 +1,22 @@
-"""Views to features: DINOv2, pretrained and frozen, or a tiny one of the same class trained here.
-
-What the tiny one adds: it needs no download, so that all three stages run anywhere. It learns from the views of the data set
-alone; it is there to prove the path, not to see as well as 300 million images taught the real one to.
-"""
+"""Views to features: what DINOv2 makes of each patch, pooled where that is asked for."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from cadmllm.errors import CadmllmError
-from cadmllm.models.backbone import LOAD_ERRORS, first_line, quiet_transformers
+from cadmllm.models.dino import PIXELS, load_dino, tiny_dino
 from cadmllm.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import Dinov2Model
 
-PIXELS = 224  # side of what it sees, as `corpus/pixels.py` cuts it
+CHUNK = 32  # views at a time
 
 
 class ImageEncoder(nn.Module):
@@ -33,11 +28,17 @@ class ImageEncoder(nn.Module):
     Args:
         dino: a Dinov2Model.
         tokens: features a view.
+
+    Attributes:
+        width: of a feature.
+        grid: patches a side.
+        chunk: views that are worked on at once, which bounds memory; the features are the same but for rounding.
     """
 
     def __init__(self, dino: Dinov2Model, tokens: int) -> None:
         super().__init__()
         self.dino, self.tokens, self.width = dino, tokens, dino.config.hidden_size
+        self.chunk = CHUNK
         self.grid = PIXELS // cast(int, dino.config.patch_size)
         self.side = math.isqrt(tokens)
         self.with_cls = self.side * self.side != tokens
@@ -50,6 +51,9 @@ class ImageEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features [I, tokens, width] of normalised pixels [I, 3, 224, 224]."""
+        return torch.cat([self._features(some) for some in pixels.split(self.chunk)])
+
+    def _features(self, pixels: Tensor) -> Tensor:
         hidden = self.dino(pixels.to(self.dino.dtype)).last_hidden_state
         patches = hidden[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
         pooled = patches if self.side == self.grid else adaptive_avg_pool2d(patches, self.side)
@@ -57,21 +61,11 @@ class ImageEncoder(nn.Module):
         return torch.cat([hidden[:, :1], pooled], dim=1) if self.with_cls else pooled
 
 
-def tiny_dino() -> Dinov2Model:
-    """A fresh DINOv2 of 0.45 million parameters: 8 x 8 patches of 28 pixels, width 96, three layers."""
-    from transformers import Dinov2Config, Dinov2Model
-
-    config = Dinov2Config(
-        hidden_size=96, num_hidden_layers=3, num_attention_heads=4, mlp_ratio=2, patch_size=28, image_size=PIXELS
-    )
-    return Dinov2Model(config)
-
-
 def build_image_encoder(settings: Settings) -> tuple[ImageEncoder, int, bool]:
     """(encoder, width of a feature, whether it is frozen) by `settings.model.image_encoder`.
 
     Raises:
-        CadmllmError: E502 when DINOv2 cannot be loaded, E507 when it lacks weights; E102 for an impossible `model.image_tokens`.
+        CadmllmError: E502, E507, E508 when DINOv2 cannot be loaded or is not whole; E102 for an impossible `model.image_tokens`.
     """
     model = settings.model
     if model.image_encoder == "tiny":
@@ -87,41 +81,3 @@ def _encoder(dino: Dinov2Model, settings: Settings) -> ImageEncoder:
     """All patches without CLS where the perceiver reads them, else `model.image_tokens` of them."""
     model, grid = settings.model, PIXELS // cast(int, dino.config.patch_size)
     return ImageEncoder(dino, grid * grid if model.image_bridge == "perceiver" else model.image_tokens)
-
-
-def load_dino(name: str, dtype: torch.dtype) -> Dinov2Model:
-    """DINOv2 from a hub name or a folder, its weights in `dtype`.
-
-    Raises:
-        CadmllmError: E502 when it cannot be loaded, E507 when it lacks weights.
-    """
-    from transformers import AutoConfig, Dinov2Config, Dinov2Model
-
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and (folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise _refused(name, "there is no such folder")
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise _refused(name, "the folder has no config.json")
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(folder if folder.is_dir() else name, trust_remote_code=False)
-            if not isinstance(config, Dinov2Config):
-                raise _refused(name, f"it is a {config.model_type}, not a dinov2")
-            source = folder if folder.is_dir() else name
-            loaded: Any = Dinov2Model.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True)
-    except LOAD_ERRORS as error:
-        raise _refused(name, first_line(error)) from error
-    dino, report = loaded
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise _refused(name, f"its weights lack {missing[0]} and {len(missing) - 1} more", "E507")
-    return dino
-
-
-def _refused(name: str, reason: str, code: str = "E502") -> CadmllmError:
-    return CadmllmError(
-        code,
-        f"image encoder {name}: {reason}",
-        "give a hub name or a local folder of DINOv2: `--set model.image_encoder=facebook/dinov2-large`,"
-        " or train the small one that needs no download: `--set model.image_encoder=tiny`",
-    )

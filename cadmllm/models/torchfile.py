@@ -46,10 +46,7 @@ def load_plain(path: Path) -> object:
         NotPlain: it is broken, cut short, packed, none of PyTorch's, or would run code.
     """
     try:
-        with path.open("rb") as file:
-            zipped = file.read(len(_ZIP)) == _ZIP
-        if zipped:
-            _check_zip(path)
+        zipped = refuse_packed(path)
         with torch.serialization.safe_globals(_stand_ins(path) if zipped else []), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on old formats are no message of ours: what matters is raised
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -62,14 +59,22 @@ def load_plain(path: Path) -> object:
         raise NotPlain(f"it is broken or not a PyTorch file ({reason})") from error
 
 
-def _check_zip(path: Path) -> None:
-    """Refuse what torch.save does not write and what would unfold in memory."""
+def refuse_packed(path: Path) -> bool:
+    """Whether a file is of torch's usual format, a zip archive; refuse what torch.save does not write and would unfold in memory.
+
+    Raises:
+        NotPlain: it is packed, or has a table of contents of 64 MiB.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            return False
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
                 raise NotPlain(f"{entry.filename[:80]} in it is packed, to {entry.file_size:,} bytes; torch.save packs nothing")
             if entry.filename.endswith(".pkl") and entry.file_size > LARGEST_PICKLE:
                 raise NotPlain(f"{entry.filename[:80]} in it has {entry.file_size:,} bytes, more than {LARGEST_PICKLE:,}")
+    return True
 
 
 def _stand_ins(path: Path) -> list[Callable | tuple[Callable, str]]:

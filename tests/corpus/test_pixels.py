@@ -1,3 +1,4 @@
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from cadmllm.corpus.pixels import DEVIATION, MEAN, load_rgb, to_pixels
 from cadmllm.errors import CadmllmError
+from cadmllm.places import bundled
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -19,21 +21,58 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("shape", [(224, 224), (480, 640), (301, 257), (97, 1000), (256, 256), (1000, 333)])
-def test_equals_the_official_processor(shape: tuple[int, int]):
+@cache
+def official():
+    """What the official preprocessor_config.json of facebook/dinov2-* makes, without torchvision."""
     from transformers import BitImageProcessorPil
 
-    official = BitImageProcessorPil(
+    return BitImageProcessorPil(
         size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}, resample=3, do_convert_rgb=True,
         image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
     )  # fmt: skip
-    image = picture(*shape)
-    wanted = np.asarray(official(Image.fromarray(image), return_tensors="np")["pixel_values"][0])
+
+
+def away(image: np.ndarray) -> float:
+    """The largest distance of our pixels from the official ones, in shares of the range before normalisation."""
+    wanted = np.asarray(official()(Image.fromarray(image), return_tensors="np")["pixel_values"][0])
     got = to_pixels(image)
-    assert got.shape == (3, 224, 224)
+    assert got.shape == wanted.shape == (3, 224, 224)
     assert got.dtype == np.float32
-    # within a grey level before normalisation
-    assert np.abs((got - wanted) * DEVIATION[:, None, None]).max() <= 1 / 255 + 1e-6
+    return float(np.abs((got - wanted) * DEVIATION[:, None, None]).max())
+
+
+@pytest.mark.parametrize(
+    "shape", [(224, 224), (480, 640), (301, 257), (97, 1000), (256, 256), (1000, 333), (1, 1), (14, 15), (2, 200), (255, 257)]
+)
+def test_equals_the_official_processor(shape: tuple[int, int]):
+    assert away(picture(*shape)) <= 1 / 255 + 1e-6
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 700), st.floats(-3.0, 3.0), st.integers(0, 3))
+def test_equals_the_official_processor_whatever_the_shape(shorter: int, ratio: float, seed: int):
+    """Portrait and landscape up to 20 : 1, tiny ones, and noise, which shows any other rounding or filter."""
+    longer = min(4000, max(1, round(shorter * float(np.exp(abs(ratio))))))
+    height, width = (shorter, longer) if ratio < 0 else (longer, shorter)
+    assert away(picture(height, width, seed)) <= 1 / 255 + 1e-6
+
+
+def test_our_own_renders_come_out_exactly_as_the_official_processor_makes_them():
+    views = sorted((bundled("data") / "img").rglob("*.png"))[::29]
+    assert views
+    for view in views:
+        assert away(load_rgb(view)) < 1e-6, view
+
+
+def test_a_wrong_filter_would_be_found():
+    """The tolerance tells bicubic from bilinear, and the cut from one that is a pixel off."""
+    image = picture(480, 640)
+    bilinear = np.asarray(Image.fromarray(image).resize((341, 256), Image.Resampling.BILINEAR))
+    bicubic = np.asarray(Image.fromarray(image).resize((341, 256), Image.Resampling.BICUBIC))
+    want = np.asarray(official()(Image.fromarray(image), return_tensors="np")["pixel_values"][0]).transpose(1, 2, 0)
+    for other, top, left, same in ((bicubic, 16, 58, True), (bilinear, 16, 58, False), (bicubic, 16, 59, False)):
+        pixels = (other[top : top + 224, left : left + 224] / 255 - MEAN) / DEVIATION
+        assert (np.abs((pixels - want) * DEVIATION).max() <= 1 / 255 + 1e-6) == same
 
 
 def test_white_stays_white_and_transparency_is_white():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 from made_checkpoints import with_dino, with_michelangelo
@@ -178,3 +179,13 @@ def test_an_absent_dinov2(scene):
     assert (finding.code, finding.message) == ("E502", "facebook/dinov2-large is not on this machine")
     assert "(1.2 GB)" in finding.remedy
     assert "--set model.image_encoder=tiny" in finding.remedy
+
+
+def test_a_dinov2_whose_folder_prepares_pictures_otherwise(scene):
+    with_dino(scene)
+    folder = Path(scene.values["model.image_encoder"])
+    (folder / "preprocessor_config.json").write_text('{"size": {"shortest_edge": 518}}')
+    with pytest.raises(CadmllmError, match="size is {'shortest_edge': 518}") as caught:
+        check_image(scene.situation())
+    assert caught.value.code == "E502"
+    assert f"mv '{folder}/preprocessor_config.json'" in caught.value.remedy

@@ -88,6 +88,12 @@ def test_another_architecture(settings, broken: Path):
     refused(settings(llm=str(broken)))
 
 
+def test_a_configuration_of_other_types(settings, broken: Path):
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"hidden_size": "32"}))
+    assert "hidden_size" in refused(settings(llm=str(broken))).message
+
+
 def test_a_tokenizer_larger_than_the_embedding(settings, broken: Path):
     config = json.loads((broken / "config.json").read_text()) | {"vocab_size": 200}
     (broken / "config.json").write_text(json.dumps(config))

@@ -5,7 +5,8 @@ import torch
 from transformers import Dinov2Config, Dinov2Model
 
 from cadmllm.errors import CadmllmError
-from cadmllm.models.image import ImageEncoder, build_image_encoder, tiny_dino
+from cadmllm.models.dino import tiny_dino
+from cadmllm.models.image import ImageEncoder, build_image_encoder
 
 
 @pytest.fixture(scope="module")
