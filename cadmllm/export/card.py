@@ -14,12 +14,11 @@ from cadmllm import __version__
 from cadmllm.corpus.types import ADDED, CAD_SIZE
 from cadmllm.export import terms
 from cadmllm.export.adapter import public_name
-from cadmllm.export.figures import curriculum, evaluation, find_evaluation, losses, training_data
+from cadmllm.export.figures import curriculum, evaluation, find_evaluation, losses, own_data, training_data
 from cadmllm.export.markdown import code, fenced, plain, table
 from cadmllm.export.papers import folders_of, named, read_json, without_folders
 from cadmllm.export.scripts import TEXT, script
 from cadmllm.models.stages import STAGE_NAMES
-from cadmllm.places import bundled
 
 if TYPE_CHECKING:
     from cadmllm.export.source import Source
@@ -32,7 +31,7 @@ NEEDS = {"adapter": "torch transformers peft jinja2", "merged": "torch transform
 READS = {1: "text", 2: "text and point clouds", 3: "text, point clouds and images"}
 WHAT = {
     "adapter": "A LoRA adapter for PEFT, with the resized input and output matrices of its base model",
-    "merged": "A plain transformers model: LoRA is merged into the base, the CAD vocabulary stands in its matrices",
+    "merged": "A plain transformers model: what was trained is merged into the base, the CAD vocabulary stands in its matrices",
     "gguf": "The text part as one GGUF file for llama.cpp",
 }
 FILES = {
@@ -48,6 +47,14 @@ FILES = {
         ("`*.gguf`", "the model, its vocabulary and its chat template"),
         ("`cad.gbnf`", "the grammar of answers for llama.cpp"),
     ),
+}
+LABELS = {
+    "computed": "both models computed in",
+    "reference": "compared with",
+    "loader": "the export was read by",
+    "lora": "distance without LoRA",
+    "rows": "rows of the matrices compared value by value",
+    "gguf": "read back value by value",
 }
 PARTS = (
     ("`projectors.safetensors`", "what brings features of clouds and images into the language model's width"),
@@ -111,8 +118,7 @@ def _ours(source: Source) -> bool:
     foreign = (source.stage > 1 and model["points_encoder"] == "michelangelo") or (
         source.stage > 2 and model["image_encoder"] != "tiny"
     )
-    root = data.get("root")
-    return not foreign and (bool(data.get("synthetic")) or (isinstance(root, str) and Path(root).resolve() == bundled("data")))
+    return not foreign and bool(own_data(data))
 
 
 def _title(source: Source, kind: str, dtype: str) -> str:
@@ -170,12 +176,16 @@ def _commands(source: Source, kind: str) -> str:
             "cadmllm itself does not load GGUF files: it answers from the checkpoint, from a merged model or from an adapter"
             " (`cadmllm export --to merged`)."
         )
-    lines = [f'cadmllm infer --checkpoint . --prompt "{TEXT}"']
+    begin = "cadmllm infer --checkpoint ."
+    if kind == "adapter" and not HUB_NAME.fullmatch(_base_name(source)) and source.base.name != "tiny":
+        begin += " --set model.llm=FOLDER_OF_THE_BASE"
+    lines = [f'{begin} --prompt "{TEXT}"']
     if source.stage > 1:
-        lines.append("cadmllm infer --checkpoint . --pc part.npz       # or .ply .pcd .xyz .stl .obj .glb .3mf")
+        lines.append(f"{begin} --pc part.npz       # or .ply .pcd .xyz .stl .obj .glb .3mf")
     if source.stage > 2:
-        lines.append("cadmllm infer --checkpoint . --image part.png")
-    return fenced("\n".join(lines))
+        lines.append(f"{begin} --image part.png")
+    alone = "\n\nClouds and images need the projectors and encoders, which other tools do not load." if source.stage > 1 else ""
+    return fenced("\n".join(lines)) + alone
 
 
 def _purpose(source: Source) -> str:
@@ -230,7 +240,8 @@ def _checked(source: Source, checked: Mapping[str, Any]) -> str:
             " the same."
         )
     if known:
-        parts.append(table(("", ""), [(plain(name), value) for name, value in _leaves(known)]))
+        told = {LABELS.get(name, name): value for name, value in known.items()}
+        parts.append(table(("", ""), [(plain(name), value) for name, value in _leaves(told)]))
     if source.notes:
         folders = folders_of(source)
         parts.append("Notes:\n\n" + "\n".join(f"* {plain(without_folders(note, folders))}" for note in source.notes))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cadmllm.export.markdown import code, plain, table
 from cadmllm.export.papers import last_part, read_json
 from cadmllm.models.stages import MANIFEST, sha256
+from cadmllm.places import bundled
 
 if TYPE_CHECKING:
     from cadmllm.export.source import Source
@@ -23,8 +24,7 @@ def training_data(source: Source) -> str:
     data = read_json(source.folder / DATA)
     if data is None:
         return "Unknown: the checkpoint has no data.json."
-    made = _number(data.get("synthetic"))
-    rows = [("data set", "made by the generator of cadmllm" if made else code(last_part(str(data.get("root", "unknown")))))]
+    rows = [("data set", own_data(data) or code(last_part(str(data.get("root", "unknown")))))]
     for name, label in (("train", "trained on"), ("held_out", "held out")):
         part = data.get(name)
         if isinstance(part, Mapping):
@@ -40,18 +40,26 @@ def training_data(source: Source) -> str:
     return table(("", ""), rows)
 
 
+def own_data(data: Mapping[str, Any]) -> str:
+    """What of ours a run was trained on, by its data.json; '' where it was not ours, or nobody knows."""
+    if _number(data.get("synthetic")):
+        return "made by the generator of cadmllm"
+    root = data.get("root")
+    return "the bundled one of cadmllm" if isinstance(root, str) and Path(root).resolve() == bundled("data") else ""
+
+
 def curriculum(source: Source) -> str:
     """The stages and what the last of them did."""
     meta, stages = metadata(source), (read_json(source.folder / CURRICULUM) or {}).get("stages")
     parts = []
     if isinstance(stages, list):
         rows = [
-            (plain(stage.get("name")), plain(stage.get("state")), plain(stage.get("epochs")), plain(stage.get("lr")))
+            (code(stage.get("name")), plain(stage.get("state")), plain(stage.get("epochs")), plain(stage.get("lr")))
             for stage in stages
             if isinstance(stage, Mapping)
         ]
         parts.append(table(("stage", "state", "epochs", "peak rate"), rows))
-    rows = [("stage of this export", plain(meta.get("name", source.stage)))]
+    rows = [("stage of this export", code(meta.get("name", source.stage)))]
     if "step" in meta:
         rows.append(("steps", f"{_count(meta['step'])} of {_count(meta.get('total_steps'))}"))
     if "samples" in meta:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 _ACTIVE = re.compile(r"([\\`*_{}\[\]<>#~$!&])")
-_LEADING = re.compile(r"^([-+=]|\d+(?=[.)]))")  # what opens a list or underlines a heading at the beginning of a line
+_LEADING = re.compile(r"^([-+=]|\d+(?=[.)](?:\s|$)))")  # what opens a list or underlines a heading at the beginning of a line
 _BLANKS = re.compile(r"\s+")
 
 
