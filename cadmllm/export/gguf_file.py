@@ -66,8 +66,6 @@ def write_gguf(source: Source, tensors: Iterator[tuple[str, Tensor]], tokenizer_
     if short:
         source.notes.append(f"{len(short)} matrices are in 16 bit, as their rows are no multiple of 32 long: {short[0]}, ...")
     source.notes.extend(vocabulary.notes)
-    if source.stage > 1:
-        source.notes.append("the GGUF file answers texts alone: encoders and projectors of clouds and images have no place in it")
     _stream(path, architecture(config).name, fields, placed, tensors)
     write_grammar(path.parent)
     return path

@@ -49,13 +49,22 @@ print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :]))
 """
 )
 GGUF = """\
-from llama_cpp import Llama, LlamaGrammar
+import numpy as np
+from llama_cpp import Llama, LlamaGrammar, LogitsProcessorList
 
 llm = Llama({file}, n_ctx={context}, verbose=False)
+first, count = (int(llm.metadata[f"cadmllm.{{name}}"]) for name in ("first_token", "token_count"))
+
+
+def cad_only(ids, scores):  # what the scores of other tokens should be it never learnt
+    scores[:first] = scores[first + count :] = -np.inf
+    return scores
+
+
 prompt = "<|im_start|>user\\n" + {text} + "<|im_end|>\\n<|im_start|>assistant\\n"
 prompt = llm.tokenize(prompt.encode(), add_bos=False, special=True)
-grammar = LlamaGrammar.from_file("cad.gbnf")
-answer = llm.create_completion(prompt, max_tokens={longest}, temperature=0.0, repeat_penalty=1.0, grammar=grammar)["choices"][0]
+rules = {{"grammar": LlamaGrammar.from_file("cad.gbnf"), "logits_processor": LogitsProcessorList([cad_only])}}
+answer = llm.create_completion(prompt, max_tokens={longest}, temperature=0.0, repeat_penalty=1.0, **rules)["choices"][0]
 print(answer["text"] + ("<cad:end>" if answer["finish_reason"] == "stop" else ""))
 """
 

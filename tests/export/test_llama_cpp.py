@@ -209,3 +209,29 @@ def test_a_checkpoint_answers_the_same(llama: Callable, tmp_path: Path, trained:
         same += answer["ruled"] == ours
         assert accepts([t - source.text_size for t in answer["ruled"]])
     assert same == 4 or dtype != "fp32"
+
+
+def test_the_script_of_the_card_stays_within_the_vocabulary(llama: Callable, tmp_path: Path) -> None:
+    """Also where the scores of text, which training never sees, are the higher ones."""
+    from cadmllm.export.scripts import script
+
+    source = make_source(tmp_path)
+    model = resized(source)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[: source.text_size] *= 10
+    out = write_tokens(source, tmp_path / "out")
+    path = write_gguf(source, tensors_of(model), out, out / "model-fp32.gguf", "fp32")
+    code = script("gguf", "fp32", base="base", rows=source.rows, longest=40, context=256, gguf=path.name)
+    python = os.environ.get("CADMLLM_LLAMA_PYTHON", sys.executable)
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, cwd=out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    index = {text: k for k, text in enumerate(VOCABULARY)}
+    tokens = [index[f"<{item}"] for item in done.stdout.strip().split("<")[1:]]
+    state = START
+    for token in tokens:
+        state = int(NEXT[state, token])
+        assert state >= 0
+    assert len(tokens) == 40 or state == DONE
+    task = {"prompt": source.base.tokenizer.encode(build_prompt("A rectangular plate with four corner holes.")), "most": 40}
+    answer, _ = llama(model=str(path), greedy=task, grammar=grammar())
+    assert [source.text_size + t for t in tokens] == answer["ruled"]
