@@ -18,7 +18,7 @@ from cadmllm.errors import CadmllmError
 from cadmllm.models.fourier import OCTAVES, fourier_features
 from cadmllm.models.torchfile import NotPlain, load_plain
 
-CHUNK = 32  # clouds at a time: 4,096 points each, activations of 0.9 GiB in 32 bit
+CHUNK = 16  # clouds at a time: 52 MiB each in 32 bit, 26 in 16 (benchmarks/encoders.py)
 HEAD_WIDTH = 64  # of the published encoder; the file does not say it
 DOWNLOAD = "https://drive.google.com/file/d/1wzfa4EoijmyfTpLPfma9r03wvQ_mbjFD/view"
 LIGHTNING_PREFIX = "model.shape_model."
