@@ -115,8 +115,8 @@ def _has_weights(folder: Path) -> bool:
 
 def _fetched(name: str, patterns: list[str], enough: Callable[[Path], bool], again: str) -> Path:
     """The snapshot of a hub repository, from the cache if that has enough, else downloaded."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import list_repo_files, snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 
     try:
         found = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
@@ -127,12 +127,15 @@ def _fetched(name: str, patterns: list[str], enough: Callable[[Path], bool], aga
     except HFValidationError as error:
         raise _absent(name, f"this is no name on the hub ({error})", again) from error
     try:
+        offered = list_repo_files(name)  # without a network a download would give what the cache has, and say nothing
+        if not any(file.endswith(".safetensors") for file in offered):
+            raise _pickled(name, None, again)
         found = Path(snapshot_download(name, allow_patterns=patterns))
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except (OSError, HTTPError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise _absent(name, f"it is not in the cache of the hub, and cannot be fetched ({reason})", again) from error
+        raise _absent(name, f"the cache of the hub does not hold it all, and it cannot be fetched ({reason})", again) from error
     if not enough(found):
-        raise _pickled(name, found, again)
+        raise _absent(name, f"its repository lacks files that a model has: {found} is not whole", again)
     return found
 
 
@@ -198,19 +201,21 @@ def _absent(name: str, why: str, again: str) -> CadmllmError:
     return CadmllmError("E724", f"the base model {name}: {why}", f"{get}{again} --set model.llm=FOLDER, where its weights lie")
 
 
-def _pickled(name: str, folder: Path, again: str) -> CadmllmError:
-    held = next((file for file in PICKLED if (folder / file).is_file()), None)
-    if held is None:
+def _pickled(name: str, folder: Path | None, again: str) -> CadmllmError:
+    """There are no safetensors in a folder, or (None) in a repository of the hub."""
+    where, new = str(folder or name), f"{Path(name).name}-safetensors"
+    held = next((file for file in PICKLED if folder is not None and (folder / file).is_file()), None)
+    if held is None and folder is not None:
         why = f"{folder} holds no {SINGLE} (and no {INDEX})"
         return CadmllmError("E724", f"the base model {name}: {why}", f"{_get(name)}; or {again} --set model.llm=FOLDER")
-    new = f"{folder.name}-safetensors"
     code = (
-        f"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; a, b = {str(folder)!r}, {new!r}; "
+        f"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; a, b = {where!r}, {new!r}; "
         "M.from_pretrained(a, dtype='auto').save_pretrained(b); T.from_pretrained(a).save_pretrained(b)"
     )
+    why = f"has its weights in {held} alone" if held else "has no safetensors on the hub, so its weights can only be in pickles"
     return CadmllmError(
         "E724",
-        f"the base model {name} has its weights in {held} alone: a pickle, which can run code when it is opened",
+        f"the base model {name} {why}: a pickle can run code when it is opened",
         f"if you trust it, write it anew: python -c {shlex.quote(code)}, then {again} --set model.llm={new}",
     )
 

@@ -254,7 +254,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def test_a_base_of_the_hub(copied, rewrite, cache: Path):
+def test_a_base_of_the_hub(copied, rewrite, cache: Path, monkeypatch: pytest.MonkeyPatch):
     folder, base, settings = copied
     record = json.loads((folder / "model.json").read_text())
     rewrite(folder / "model.json", model=record["model"] | {"llm": "someone/small"})
@@ -272,3 +272,8 @@ def test_a_base_of_the_hub(copied, rewrite, cache: Path):
     shard = min(snapshot.glob("model-*.safetensors"))
     shard.unlink()  # a download that was cut short
     assert "hf download someone/small" in refused(folder, settings, "E724").remedy
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: ["config.json", "pytorch_model.bin"])
+    error = refused(folder, settings, "E724")
+    assert "pickle" in error.message
+    assert "someone/small" in error.remedy
+    assert "--set model.llm=small-safetensors" in error.remedy
