@@ -92,6 +92,23 @@ def _options(path: Path, reader: GGUFReader, config: Mapping[str, Any]) -> dict[
     sizes, rope = read(KEYS), read(ROPE)
     if len(sizes) < len(KEYS):
         raise changed(path, f"lacks the key for {next(ours for ours in KEYS.values() if ours not in sizes)}")
+    _check_sizes(path, reader, sizes)
     bare = {key: config[key] for key in BARE if key in config and key != "model_type"}
     window = {"sliding_window": None} if config["model_type"] == "mistral" else {}
     return {**bare, **window, **sizes, "rope_parameters": {"rope_type": "default", **rope}, "tie_word_embeddings": False}
+
+
+def _check_sizes(path: Path, reader: GGUFReader, sizes: Mapping[str, Any]) -> None:
+    """That the keys speak of the tensors in the file: a model is made by them before a tensor is looked at."""
+    held = {tensor.name: tuple(map(int, tensor.shape)) for tensor in reader.tensors}
+    hidden, last = sizes["hidden_size"], sizes["num_hidden_layers"] - 1
+    heads, shared = (sizes[name] * sizes["head_dim"] for name in ("num_attention_heads", "num_key_value_heads"))
+    wanted = {
+        "token_embd.weight": (hidden, sizes["vocab_size"]),
+        f"blk.{last}.attn_q.weight": (hidden, heads),
+        f"blk.{last}.attn_k.weight": (hidden, shared),
+        f"blk.{last}.ffn_up.weight": (hidden, sizes["intermediate_size"]),
+    }
+    for name, shape in wanted.items():
+        if held.get(name) != shape:
+            raise changed(path, f"holds {name} {list(held.get(name, ()))}, and its keys say {list(shape)}")

@@ -341,3 +341,29 @@ def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path, written: tuple[Source
     write_gguf(source, made(), path.parent, tmp_path / "again.gguf", "bf16")
     check_gguf(tmp_path / "again.gguf", source, made(), "bf16", path.parent)
     assert len(alive) == 2 * len(source.shapes())
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "embedding_length", "block_count", "feed_forward_length", "attention.key_length"])
+def test_keys_that_speak_of_another_model_are_noticed_before_it_is_made(
+    tmp_path: Path, written: tuple[Source, Any, Path], key: str
+) -> None:
+    source, _, path = written
+    other = tmp_path / "other.gguf"
+    shutil.copyfile(path, other)
+    reader = GGUFReader(other, "r+")
+    reader.fields[f"qwen3.{key}"].parts[-1][0] = 2**31
+    reader.data.flush()
+    with pytest.raises(CadmllmError, match="its keys say") as found:
+        gguf_logits(other, source.base.layout.config.to_dict(), torch.zeros(1, 1, dtype=torch.long))
+    assert found.value.code == "E722"
+
+
+def test_a_hostile_number_of_heads_is_no_zero(tmp_path: Path, written: tuple[Source, Any, Path]) -> None:
+    source, _, path = written
+    other = tmp_path / "other.gguf"
+    shutil.copyfile(path, other)
+    reader = GGUFReader(other, "r+")
+    reader.fields["qwen3.attention.head_count"].parts[-1][0] = 0
+    reader.data.flush()
+    with pytest.raises(CadmllmError, match="attn_q"):
+        gguf_logits(other, source.base.layout.config.to_dict(), torch.zeros(1, 1, dtype=torch.long))
