@@ -47,7 +47,8 @@ class Distance:
     Attributes:
         distance: largest difference of a CAD item's logit, over the standard deviation of the checkpoint's CAD logits there.
         divergence: Kullback-Leibler, of the export's distribution over the CAD items from the checkpoint's, in nats; a mean.
-        agreement: share of the checkpoint's greedy answer where the export, under the grammar, chooses the same item.
+        agreement: share of the checkpoint's greedy answer where the export, under the grammar, chooses the same item; without
+            a greedy answer, share of the fixed answer's positions where both find the same item the most likely.
     """
 
     distance: float
@@ -67,7 +68,9 @@ def measure(ours: Tensor, theirs: Tensor, answer: tuple[int, ...], tables: Table
     return Distance(
         distance=float(((theirs - ours).abs() / spread).max()),
         divergence=float((p.exp() * (p - q)).sum(dim=1).mean()),
-        agreement=agreement(theirs[len(theirs) - len(answer) :], answer, tables),
+        agreement=agreement(theirs[len(theirs) - len(answer) :], answer, tables)
+        if answer
+        else float((ours.argmax(dim=1) == theirs.argmax(dim=1)).double().mean()),
     )
 
 

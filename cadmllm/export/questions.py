@@ -29,7 +29,7 @@ class Answered:
     Attributes:
         sample: what was shown; its target is the fixed answer.
         prompt: token ids.
-        greedy: CAD indices that it writes under the grammar, the end included.
+        greedy: CAD indices that it writes under the grammar, the end included; empty where it was not asked to.
         logits: [fixed + greedy positions, CAD_SIZE] float32 on the CPU.
     """
 
@@ -39,8 +39,15 @@ class Answered:
     logits: Tensor
 
 
-def ask(model: CadMLLM, samples: Sequence[Sample], told: Callable[[str], None]) -> list[Answered]:
-    """The checkpoint's answers; prompts that leave no room in the decoder's positions are left out, which is told."""
+def ask(model: CadMLLM, samples: Sequence[Sample], told: Callable[[str], None], *, greedy: bool = True) -> list[Answered]:
+    """The checkpoint's answers; prompts that leave no room in the decoder's positions are left out, which is told.
+
+    Args:
+        model: the checkpoint's.
+        samples: with their fixed answers.
+        told: is told what is left out.
+        greedy: have it write an answer of its own as well, which takes `GREEDY` passes a prompt.
+    """
     from cadmllm.infer.generate import generate, prompt_length
 
     collator = collator_of(model)
@@ -52,11 +59,16 @@ def ask(model: CadMLLM, samples: Sequence[Sample], told: Callable[[str], None]) 
         if model.positions and needed > model.positions:
             told(f"the prompt {sample.id} needs {needed} positions and the language model has {model.positions}: left out")
             continue
-        [answer] = generate(model, [sample], max_new_tokens=GREEDY)
-        logits = [_own(model, collator, sample, tokens) for tokens in (sample.target, np.array(answer.tokens))]
+        answer = generate(model, [sample], max_new_tokens=GREEDY)[0].tokens if greedy else ()
+        logits = [_own(model, collator, sample, tokens) for tokens in _answers(sample, answer)]
         prompt = collator.encode(sample).ids[: -len(sample.target)]
-        found.append(Answered(sample, prompt, answer.tokens, torch.cat(logits)))
+        found.append(Answered(sample, prompt, answer, torch.cat(logits)))
     return found
+
+
+def _answers(sample: Sample, greedy: tuple[int, ...]) -> list[np.ndarray]:
+    assert sample.target is not None
+    return [sample.target, np.array(greedy)] if greedy else [sample.target]
 
 
 def collator_of(model: CadMLLM) -> Collator:
@@ -71,12 +83,11 @@ def without_lora(model: CadMLLM, one: Answered) -> Tensor:
     collator = collator_of(model)
     llm: Any = model.llm
     with llm.disable_adapter():
-        return torch.cat([_own(model, collator, one.sample, tokens) for tokens in (one.sample.target, np.array(one.greedy))])
+        return torch.cat([_own(model, collator, one.sample, tokens) for tokens in _answers(one.sample, one.greedy)])
 
 
 @torch.no_grad()
-def _own(model: CadMLLM, collator: Collator, sample: Sample, tokens: np.ndarray | None) -> Tensor:
-    assert tokens is not None
+def _own(model: CadMLLM, collator: Collator, sample: Sample, tokens: np.ndarray) -> Tensor:
     batch = collator([replace(sample, target=tokens)]).to(model.device)
     hidden = model.llm(inputs_embeds=model.embed(batch), use_cache=False).last_hidden_state
     return model.rows.logits(hidden[0, -len(tokens) - 1 : -1]).cpu()
@@ -98,10 +109,9 @@ class Plain:
     @torch.no_grad()
     def logits(self, one: Answered) -> Tensor:
         """As `Answered.logits`."""
-        return torch.cat([self._scores(one.sample, tokens) for tokens in (one.sample.target, np.array(one.greedy))])
+        return torch.cat([self._scores(one.sample, tokens) for tokens in _answers(one.sample, one.greedy)])
 
-    def _scores(self, sample: Sample, tokens: np.ndarray | None) -> Tensor:
-        assert tokens is not None
+    def _scores(self, sample: Sample, tokens: np.ndarray) -> Tensor:
         embedding = self.causal.get_input_embeddings()
         batch = self.collator([replace(sample, target=tokens)]).to(embedding.weight.device)
         embeds = embedding(batch.input_ids)

@@ -67,7 +67,7 @@ def verify_export(source: Source, folder: Path, kind: str, dtype: str, console: 
         exact = {"gguf": _check_gguf(source, folder, dtype)}
     else:
         exact = {"rows": check_matrices(source, folder, kind, TYPES[dtype])}
-    room = find_room(source, source.settings) if kind != "gguf" else _on_cpu(source)
+    room = find_room(source, source.settings, TYPES[dtype]) if kind != "gguf" else _on_cpu(source)
     allowed = tolerance(dtype, room.dtype)
     console.note(f"comparing answers: {room.said()}, the checkpoint first, then the export")
     told = _checkpoint(source, kind, room, console)
@@ -121,7 +121,7 @@ def _checkpoint(source: Source, kind: str, room: Room, console: Console) -> _Tol
     chosen.dtype, chosen.device = str(room.dtype).removeprefix("torch."), str(room.device)  # ty: ignore[invalid-assignment]
     model = load_model(source.folder, chosen, stage=source.stage)
     samples = [sample for sample in prompts(source.stage, chosen) if kind != "gguf" or sample.combination == "text"]
-    answered = ask(model, samples, console.note)
+    answered = ask(model, samples, console.note, greedy=not room.paged)
     if not answered:
         raise CadmllmError(
             "E723",
@@ -161,10 +161,14 @@ def _export(
 def _sentence(found: dict[str, Distance], allowed: Tolerance, dtype: str, room: Room) -> str:
     worst = max(one.distance for one in found.values())
     same = sum(one.agreement == 1.0 for one in found.values())
-    greedy = "all greedy answers the same" if same == len(found) else f"{same} of {len(found)} greedy answers the same"
+    greedy = f"all greedy answers the same over {GREEDY} tokens"
+    if same < len(found):
+        greedy = f"{same} of {len(found)} greedy answers the same over {GREEDY} tokens"
+    if room.paged:
+        greedy = "greedy answers not asked for"
     return (
         f"{len(found)} prompts: logits within {worst:.2g} of their spread from the checkpoint's (rounding to {NAMES[dtype]}"
-        f" may make {allowed.distance:g}), {greedy} over {GREEDY} tokens ({room.said()})"
+        f" may make {allowed.distance:g}), {greedy} ({room.said()})"
     )
 
 
