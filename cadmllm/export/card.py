@@ -106,7 +106,7 @@ def _front(source: Source, kind: str) -> str:
     if _ours(source):
         lines += ["license: apache-2.0"]
     else:
-        lines += ["license: other", "license_name: see-base-and-data", "license_link: README.md"]
+        lines += ["license: other", "license_name: see-base-and-data"]
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 

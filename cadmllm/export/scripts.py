@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 folder, base = ".", {base}
 device = "cuda" if torch.cuda.is_available() else "cpu"
 tokenizer = AutoTokenizer.from_pretrained(folder)
+# the adapter brings both matrices, also where the base has one for both: that lm_head is new, as transformers says, is right
 model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.{dtype}, tie_word_embeddings=False)
 model.resize_token_embeddings({rows}, mean_resizing=False)
 model = PeftModel.from_pretrained(model, folder).to(device).eval()
