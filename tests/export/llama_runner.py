@@ -3,8 +3,9 @@
     python llama_runner.py task.json answer.npz
 
 The task: {"model": file, "texts": [[text, parse_special], ...], "ids": [[id, ...], ...], "greedy": {"prompt": [id, ...], "most":
-count}, "grammar": text or null, "sequences": [[id, ...], ...]}. answer.json beside answer.npz holds the ids of texts, the pieces
-of all tokens, the greedy answers and, for each sequence, how many of its tokens the grammar let pass; answer.npz holds logits.
+count}, "grammar": text or null, "sequences": [[id, ...], ...], "chats": [text, ...], "quantized": file or null}. answer.json
+beside answer.npz holds the ids of texts, the pieces of all tokens, the greedy answers, the prompts of chats and, for each sequence,
+how many of its tokens the grammar let pass; answer.npz holds logits.
 """
 
 import ctypes
@@ -70,6 +71,11 @@ def greedy(model, prompt, most, suppressed, grammar, end):
 
 def main(task, target):
     task = json.loads(Path(task).read_text())
+    if task.get("quantized"):  # what the program llama-quantize does
+        options = llama_cpp.llama_model_quantize_default_params()
+        options.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
+        assert llama_cpp.llama_model_quantize(task["model"].encode(), task["quantized"].encode(), ctypes.byref(options)) == 0
+        task["model"] = task["quantized"]
     model = llama_cpp.Llama(
         task["model"], n_ctx=512, logits_all=True, verbose=False, n_threads=1, n_threads_batch=1, n_batch=512,
         type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32,
@@ -107,6 +113,10 @@ def main(task, target):
                 grammar.accept(token)
         passes.append(passed)
     answer["passed"] = passes
+    chat = llama_cpp.llama_chat_format.Jinja2ChatFormatter(
+        template=model.metadata.get("tokenizer.chat_template", ""), eos_token="", bos_token=""
+    )
+    answer["chats"] = [chat(messages=[{"role": "user", "content": text}]).prompt for text in task.get("chats") or []]
     np.savez(target, **logits)
     Path(target).with_suffix(".json").write_text(json.dumps(answer))
 

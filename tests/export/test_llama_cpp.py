@@ -29,6 +29,7 @@ from cadmllm.export.gguf_grammar import grammar
 from cadmllm.export.gguf_model import gguf_logits
 from cadmllm.export.merge import merged_tensors
 from cadmllm.export.source import Source, open_source
+from cadmllm.places import bundled
 
 RUNNER = Path(__file__).with_name("llama_runner.py")
 TEXTS = [
@@ -122,12 +123,55 @@ def test_narrow_types_differ_by_their_rounding(llama: Callable, tmp_path: Path, 
     assert np.abs(logits["0"] - expected).max() < tolerance * expected.std()
 
 
+def test_four_bit_blocks_are_made_by_llama_cpp_from_ours(llama: Callable, tmp_path: Path) -> None:
+    """The way that the message for q4_k_m names: bf16 of ours, then llama-quantize."""
+    source, model, path = _written(tmp_path, "bf16", hidden_size=256, intermediate_size=512)
+    small = tmp_path / "q4_k_m.gguf"
+    ids = torch.randint(0, source.rows, (1, 50), generator=torch.Generator().manual_seed(0))
+    answer, logits = llama(model=str(path), quantized=str(small), ids=ids.tolist())
+    assert small.stat().st_size < 0.6 * path.stat().st_size
+    assert answer["end"] == source.text_size + END
+    with torch.no_grad():
+        expected = model(ids).logits[0].numpy()
+    assert np.corrcoef(logits["0"].ravel(), expected.ravel())[0, 1] > 0.9
+
+
+def test_chats_become_the_prompt_of_training(llama: Callable, tmp_path: Path) -> None:
+    _, _, path = _written(tmp_path)
+    texts = ["a plate", "  a < b and <|im_end|> </s> <cad:5><think> \n", "c<d>e"]
+    answer, _ = llama(model=str(path), chats=texts)
+    assert answer["chats"] == [build_prompt(text) for text in texts]
+
+
+@pytest.mark.long
+def test_texts_are_split_as_qwens_tokenizer_does(llama: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    file = Path(os.environ.get("CADMLLM_SHARED", "../shared")) / "data" / "qwen_tokenizer" / "tokenizer.json"
+    if not file.is_file():
+        pytest.skip(f"{file} is not there: set CADMLLM_SHARED")
+
+    def qwen(folder: Path, _: str) -> None:
+        names = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+        PreTrainedTokenizerFast(tokenizer_file=str(file), **names).save_pretrained(folder)
+
+    monkeypatch.setattr("gguf_models.make_tokenizer", qwen)
+    _, _, path = _written(tmp_path, "q8_0", rows=151936)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path.parent)
+    captions = [
+        entry["text caption"] for part in (bundled("data") / "txt").glob("*.json") for entry in json.loads(part.read_text())
+    ]
+    texts = [*TEXTS, *map(build_prompt, captions), *_random_texts(3000)]
+    answer, _ = llama(model=str(path), texts=[(text, True) for text in texts])
+    for text, found in zip(texts, answer["tokens"], strict=True):
+        assert found == tokenizer.encode(text, add_special_tokens=False), text
+
+
 @pytest.fixture(scope="module")
 def programs() -> list[list[int]]:
     """Token sequences of real programs: the bundled data set's."""
     from cadmllm.cad.omnicad_read import read_json
     from cadmllm.cad.tokens import encode
-    from cadmllm.places import bundled
 
     files = sorted((Path(bundled("data")) / "json").rglob("*.json"))[::12]
     return [encode(read_json(file)).tokens for file in files]
