@@ -121,7 +121,9 @@ def _seed(settings: Settings, stage: int) -> None:
 
 def _resampler(settings: Settings, width: int, hidden: int, tokens: int, views: int) -> Resampler:
     model = settings.model
-    return Resampler(width, hidden, tokens, inner=model.resampler_width, layers=model.resampler_layers, views=views)
+    resampler = Resampler(width, hidden, tokens, inner=model.resampler_width, layers=model.resampler_layers, views=views)
+    resampler.again = settings.train.gradient_checkpointing
+    return resampler
 
 
 def _begun(settings: Settings, encoder: nn.Module | None, projector: Projector | Resampler, std: float, frozen: bool) -> Branch:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cadmllm.errors import CadmllmError
 from cadmllm.models.projector import Projector
@@ -62,6 +63,10 @@ class Resampler(nn.Module):
         inner: width of latents, keys and values.
         layers: blocks of cross-attention and MLP.
         views: most inputs of a sample; with more than one, each place among them has an embedding [width], added to its features.
+
+    Attributes:
+        again: in training only the features are kept, and what the backward pass needs of them is computed again
+            (`train.gradient_checkpointing`): it then stands when nothing of the decoder does any more.
     """
 
     def __init__(self, width: int, hidden: int, tokens: int, *, inner: int = 512, layers: int = 2, views: int = 1) -> None:
@@ -73,6 +78,7 @@ class Resampler(nn.Module):
         self.latents = nn.Parameter(torch.randn(tokens, inner) * LATENTS_STD)
         self.blocks = nn.ModuleList(_Block(inner) for _ in range(layers))
         self.end = Projector(inner, hidden)
+        self.again = False
 
     def forward(self, features: Tensor) -> Tensor:
         """Embeddings [S, tokens, H] of features [S, V, T, width] or [S, T, width], in float32 (in autocast's precision under it).
@@ -80,6 +86,11 @@ class Resampler(nn.Module):
         Raises:
             CadmllmError: E707 for more than `views` views of a sample.
         """
+        if self.again and self.training and torch.is_grad_enabled():
+            return checkpoint(self._read, features, use_reentrant=False, preserve_rng_state=False)  # nothing in it is random
+        return self._read(features)
+
+    def _read(self, features: Tensor) -> Tensor:
         features = self.norm(features.float())
         if self.views is not None:
             check_views(features.shape[1], len(self.views))

@@ -7,19 +7,10 @@ Calibrated against what a dispatch mode counts in real steps of small models (be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cadmllm.plan.activations import (
-    Recipe,
-    per_feature,
-    per_key,
-    per_latent,
-    per_token,
-    per_vit_view,
-    recipe_of,
-    saved_by_layer,
-)
+from cadmllm.plan.activations import Recipe, per_token, per_vit_view, recipe_of, saved_by_layer
+from cadmllm.plan.bridging import Shown, bridged, most_shown
 from cadmllm.plan.parts import (
     HEAD_ROWS,
     INPUT_ROWS,
@@ -29,7 +20,6 @@ from cadmllm.plan.parts import (
     given_tokens,
     llm_shape,
     parts_of,
-    resampled,
     vit_shape,
 )
 from cadmllm.plan.rows import Row
@@ -42,24 +32,7 @@ CONTEXT = 2**29  # bytes that CUDA and its libraries take before any tensor: an 
 SLACK = 0.08  # of the activations: what the allocator holds and cannot use; an assumption
 HEAD_CHUNK = 4096  # rows whose logits live at once (models/loss.py)
 HEAD_COPIES = 3  # logits, their softmax, their gradient
-FEATURE_FRAME = 16  # tokens of a sample at least beside its features, where all tokens of a micro-batch are taken for features
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What a micro-batch holds, where that is known.
-
-    Attributes:
-        supervised: tokens answered for.
-        clouds, views: how many.
-        viewed: samples that show views: a perceiver makes as many tokens of each.
-    """
-
-    supervised: int
-    clouds: int = 0
-    views: int = 0
-    viewed: int = 0
 
 
 def moving(settings: Settings, stage: int, tokens: int, device: str = "cuda", shown: Shown | None = None) -> list[Row]:
@@ -79,13 +52,13 @@ def moving(settings: Settings, stage: int, tokens: int, device: str = "cuda", sh
     recipe = recipe_for(settings, device)
     supervised = tokens if shown is None else shown.supervised
     live, stored, head = _moments(settings, shape, recipe, tokens, supervised, _spared(settings, shape, device, shown))
-    saved, passing = _branches(settings, stage, tokens, recipe, shown)
+    saved, passing, again = _branches(settings, stage, tokens, recipe, shown)
     embeddings = 4.0 * shape.hidden * (INPUT_ROWS + (0 if recipe.lora else shape.vocabulary) + tokens)
     unpacked = recipe.width * shape.hidden * shape.mlp if settings.model.quantization == "nf4" else 0
     place = "ram" if train.offload_activations else "card"
     name = "inputs of the layers" if train.gradient_checkpointing else "activations of the layers"
     # encoders run before the layers store anything, the embeddings' gradients come when all of that is gone
-    elsewhere = max(passing - saved, embeddings) - (stored if place == "card" else 0)
+    elsewhere = max(passing - saved, embeddings + again) - (stored if place == "card" else 0)
     beside = max(0.0, head - live - unpacked, elsewhere - live - unpacked)
     each = per_token(shape, recipe)
     return [
@@ -159,13 +132,14 @@ def _moments(
     return max(within, 0.0) + casts, stored, head + casts
 
 
-def _branches(settings: Settings, stage: int, tokens: int, recipe: Recipe, shown: Shown | None) -> tuple[float, float]:
-    """Bytes of projectors and trained encoders: kept from the forward to the backward pass, and passing before the decoder."""
+def _branches(settings: Settings, stage: int, tokens: int, recipe: Recipe, shown: Shown | None) -> tuple[float, float, float]:
+    """Bytes of projectors and trained encoders: kept from the forward to the backward pass, passing before the decoder, and
+    computed again behind it."""
     model, w = settings.model, recipe.width
     widths = branch_widths(settings, stage)
-    counts = _inputs(settings, widths, tokens, shown)
-    kept = _projected(settings, widths, tokens, recipe, counts, known=shown is not None)
-    clouds, views = counts.clouds, counts.views
+    counts = most_shown(settings, widths, tokens) if shown is None else shown
+    bridge = bridged(settings, widths, recipe, counts, tokens if shown is None else None)
+    kept, clouds, views = bridge.kept, counts.clouds, counts.views
     passing = 0.0
     if "points" in widths:
         passing += clouds * 4.0 * 2 * given_tokens(settings, "points") * model.point_count
@@ -183,48 +157,4 @@ def _branches(settings: Settings, stage: int, tokens: int, recipe: Recipe, shown
         kept += clouds * each_cloud
     if w == 2 and (clouds or views):  # autocast's 16-bit copies
         kept += w * sum(part.parameters for part in parts_of(settings, stage) if part.branch and part.trained)
-    return kept, kept + passing
-
-
-def _projected(settings: Settings, widths: dict[str, int], tokens: int, recipe: Recipe, counts: Shown, *, known: bool) -> float:
-    """Bytes that projectors and resamplers keep of what is shown; at worst, where that is not known: the tokens that there are
-    are taken for the features that cost most, as many as a step's samples can have, and what is left of them for the others."""
-    hidden, model, w = llm_shape(settings).hidden, settings.model, recipe.width
-    inner, layers = model.resampler_width, model.resampler_layers
-    costs: list[tuple[float, int]] = []  # bytes in all, and tokens that stand for them
-    if "points" in widths:
-        width, count = widths["points"], counts.clouds * model.point_tokens
-        if resampled(settings, "points"):
-            keys = per_key(width, inner, layers, w) * counts.clouds * given_tokens(settings, "points")
-            costs.append((keys + per_latent(inner, layers, hidden, w) * float(count), count))
-        else:
-            costs.append((per_feature(width, hidden, w) * float(count), count))
-    if "images" in widths:
-        width = widths["images"]
-        if resampled(settings, "images"):
-            keys = per_key(width, inner, layers, w) * counts.views * given_tokens(settings, "images")
-            count = counts.viewed * model.image_tokens
-            costs.append((keys + per_latent(inner, layers, hidden, w) * float(count), count))
-        else:
-            count = counts.views * model.image_tokens
-            costs.append((per_feature(width, hidden, w) * float(count), count))
-    if known:
-        return sum(cost for cost, _ in costs)
-    kept, left = 0.0, float(tokens)
-    for cost, count in sorted(costs, key=lambda pair: pair[0] / max(1, pair[1]), reverse=True):
-        share = min(1.0, left / max(1, count))
-        kept += share * cost
-        left -= share * count
-    return kept
-
-
-def _inputs(settings: Settings, widths: dict[str, int], tokens: int, shown: Shown | None) -> Shown:
-    """Clouds and views of a micro-batch; where it is not known what it shows, as many as there is room for in it, and as a
-    step's samples can have."""
-    if shown is not None:
-        return shown
-    model, train = settings.model, settings.train
-    samples = train.batch_size * train.accumulation
-    clouds = min(samples, -(-tokens // (model.point_tokens + FEATURE_FRAME))) if "points" in widths else 0
-    viewed = min(samples, -(-tokens // (model.view_tokens + FEATURE_FRAME))) if "images" in widths else 0
-    return Shown(tokens, clouds, viewed * model.image_views, viewed)
+    return kept, kept + passing, bridge.again
