@@ -4,7 +4,7 @@
 
 The task: {"model": file, "texts": [[text, parse_special], ...], "ids": [[id, ...], ...], "greedy": {"prompt": [id, ...], "most":
 count}, "grammar": text or null, "sequences": [[id, ...], ...], "chats": [text, ...], "quantized": file or null}. answer.json
-beside answer.npz holds the ids of texts, the pieces of all tokens, the greedy answers, the prompts of chats and, for each sequence,
+beside answer.npz holds the ids of texts, the pieces of all tokens, the greedy answers, the prompts of chats and, a sequence each,
 how many of its tokens the grammar let pass; answer.npz holds logits.
 """
 
