@@ -34,6 +34,7 @@ and each call of `run` carries `.whl` and begins with
 One call each (10 minutes at most), G standing for `python3 benchmarks/gpu.py --out $OUT/rows.jsonl`:
 
     G --preset 16gb --cap-gb 15 --stages 1 2 3 --tokens 2048 4096 8192 10240
+    G --preset 16gb --stages 2 3 --tokens 4096 10240 --cached
     G --preset 16gb --cap-gb 15 --stages 3 --tokens 16384 --set train.offload_activations=true
     G --preset 16gb --stages 1 2 3 --tokens 2048 4096 8192 16384
     for m in 0.6B 1.7B; do G --preset 16gb --set model.llm=Qwen/Qwen3-$m --set model.quantization=none --stages 1 3 \\
@@ -64,12 +65,15 @@ from unittest.mock import patch
 from cadmllm.places import bundled
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from cadmllm.corpus.batch import Collator, Encoded
     from cadmllm.corpus.types import Batch, Sample
     from cadmllm.models.fusion import CadMLLM
     from cadmllm.settings import Settings
+
+    Stored = dict[str, tuple[int, int]]
 
 GIB = 2**30
 LENGTHS = ((0.0, 12), (0.05, 18), (0.5, 45), (0.75, 88), (0.9, 184), (0.95, 348), (0.99, 1543), (1.0, 1900))  # of real programs
@@ -88,6 +92,9 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", type=int, nargs="*", default=[], metavar="L", help="the guide's recipe, padded to L tokens")
     parser.add_argument("--numbers", action="store_true", help="errors against float64, too")
     parser.add_argument("--proofs", action="store_true", help="the doctor's proofs of each stage")
+    parser.add_argument(
+        "--cached", action="store_true", help="each row again with features as from `data encode`, without encoders"
+    )
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps that are timed")
     parser.add_argument("--micro-batches", type=int, default=2, help="of a step; more of them cost the same each")
     parser.add_argument("--cap-gb", type=float, default=0.0, help="of the card's memory, 10^9 bytes; 0: all of it")
@@ -125,6 +132,8 @@ def rows(args: argparse.Namespace, settings: Settings) -> Iterator[Callable[[flo
             changed = settings.model_copy(deep=True)
             changed.train.pack_tokens, changed.train.max_seq_length = tokens, min(tokens, settings.train.max_seq_length)
             yield lambda rate, stage=stage, chosen=changed: guarded(ours, args, chosen, stage, rate)
+            if args.cached and stage > 1:
+                yield lambda rate, stage=stage, chosen=changed: guarded(from_store, args, chosen, stage, rate)
     if args.proofs:
         for stage in args.stages:
             yield lambda rate, stage=stage: guarded(proofs, args, settings, stage, rate)
@@ -144,7 +153,7 @@ def guarded(
     name, size = ("recipe_length", which) if measure is recipe else ("stage", which)
     model = {"llm": args.llm_name, "quantization": settings.model.quantization, "dtype": settings.dtype, name: size}
     row: dict[str, Any] = {"what": measure.__name__} | model | {"cap_gb": args.cap_gb or None}
-    if measure is ours:
+    if measure in (ours, from_store):
         row["pack_tokens"] = settings.train.pack_tokens
     try:
         row |= measure(args, settings, which, rate)
@@ -296,12 +305,12 @@ def packed(linear: Any, dtype: torch.dtype, device: torch.device) -> Any:
     return layer
 
 
-def build(settings: Settings, stage: int) -> CadMLLM:
-    """`fusion.build_model` with a decoder that `filled` gave."""
+def build(settings: Settings, stage: int, stored: Stored | None = None) -> CadMLLM:
+    """`fusion.build_model` with a decoder that `filled` gave; `stored`: without the encoders of these branches."""
     from cadmllm.models import fusion
 
     with patch.object(fusion, "load_backbone", loader()):
-        return fusion.build_model(settings, stage)
+        return fusion.build_model(settings, stage, cached=stored)
 
 
 def loader() -> Callable[..., Any]:
@@ -348,13 +357,26 @@ def proofs(args: argparse.Namespace, settings: Settings, stage: int, rate: float
 # Ours.
 
 
-def ours(args: argparse.Namespace, settings: Settings, stage: int, rate: float) -> dict[str, Any]:
+def from_store(args: argparse.Namespace, settings: Settings, stage: int, rate: float) -> dict[str, Any]:
+    """The same steps where clouds and views come as features of frozen encoders, which are not loaded (`data.features`)."""
+    return ours(args, settings, stage, rate, stored_by(args, settings, stage))
+
+
+def stored_by(args: argparse.Namespace, settings: Settings, stage: int) -> Stored:
+    """(features, width) that a store holds of a cloud, and of a view."""
+    from cadmllm.plan.parts import MICHELANGELO, given_tokens, vit_shape
+
+    held = {"points": (given_tokens(settings, "points"), 64 if args.tiny else MICHELANGELO[1])}
+    return held if stage < 3 else held | {"images": (given_tokens(settings, "images"), vit_shape(settings).width)}
+
+
+def ours(args: argparse.Namespace, settings: Settings, stage: int, rate: float, stored: Stored | None = None) -> dict[str, Any]:
     """Steps of a stage, as `train.session` puts them together."""
     from cadmllm.models.compiling import compile_layers
     from cadmllm.train.optim import build_optimizer
     from cadmllm.train.step import Engine, train_step
 
-    model = build(settings, stage)
+    model = build(settings, stage, stored)
     attention = model.settle_attention()
     if settings.train.compile:
         compile_layers(model)
@@ -363,14 +385,14 @@ def ours(args: argparse.Namespace, settings: Settings, stage: int, rate: float) 
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     engine = Engine(model, optimizer, parameters, model.device, settings.dtype, train.clip, None, train.offload_activations)
     model.train()
-    batches = packed_rows(args, settings, stage, model)
+    batches = packed_rows(args, settings, stage, model, stored)
     seconds = timed(args.device, lambda: train_step(engine, batches), WARM, args.steps)
     more = {"attention": attention.name, "optimizer": train.optimizer, "checkpointing": train.gradient_checkpointing}
-    more |= {"offload": train.offload_activations, "embedding": settings.model.embedding_device}
+    more |= {"offload": train.offload_activations, "embedding": settings.model.embedding_device, "cached": stored is not None}
     return more | figures(args, settings, stage, batches, seconds / args.steps, rate) | memory(args.device)
 
 
-def packed_rows(args: argparse.Namespace, settings: Settings, stage: int, model: CadMLLM) -> list[Batch]:
+def packed_rows(args: argparse.Namespace, settings: Settings, stage: int, model: CadMLLM, stored: Stored | None) -> list[Batch]:
     """Micro-batches of samples with real lengths, each filled to `pack_tokens`."""
     from cadmllm.corpus.batch import Collator
 
@@ -379,7 +401,7 @@ def packed_rows(args: argparse.Namespace, settings: Settings, stage: int, model:
     collate = Collator(model.tokenizer, model.text_size, *tokens, model.images_together)
     draw, batches, row = random.Random(stage), [], []
     while len(batches) < args.micro_batches:
-        encoded = sample_of(settings, stage, draw, collate)
+        encoded = sample_of(settings, stage, draw, collate, stored)
         if row and sum(map(len, row)) + len(encoded) > room:
             batches.append(collate.pack(row))
             row = []
@@ -387,7 +409,7 @@ def packed_rows(args: argparse.Namespace, settings: Settings, stage: int, model:
     return batches
 
 
-def sample_of(settings: Settings, stage: int, draw: random.Random, collate: Collator) -> Encoded:
+def sample_of(settings: Settings, stage: int, draw: random.Random, collate: Collator, stored: Stored | None) -> Encoded:
     """A sample of a real length that shows what the stage's shares say; what it shows is random."""
     import numpy as np
 
@@ -400,12 +422,21 @@ def sample_of(settings: Settings, stage: int, draw: random.Random, collate: Coll
     rng = np.random.default_rng(draw.randrange(2**32))
     length = min(length_at(draw.random()), longest_target(settings, {shown: 1.0}))
     shows: dict[str, Any] = {}
-    if "point_cloud" in shown:
+
+    def features(part: str) -> np.ndarray:
+        """Random features as a store holds them: the bits of bfloat16."""
+        assert stored is not None
+        return (rng.normal(size=stored[part]).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+    views = range(settings.model.image_views)
+    if stored is not None:
+        shows["cloud_features"] = (features("points"),) if "point_cloud" in shown else ()
+        shows["image_features"] = tuple(features("images") for _ in views) if "image" in shown else ()
+    elif "point_cloud" in shown:
         normals = rng.normal(size=(settings.model.point_count, 3)).astype(np.float32)
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)
         shows["clouds"] = (Cloud(normals * 0.9, normals, Transform((0.0, 0.0, 0.0), 1.0)),)
-    if "image" in shown:
-        views = range(settings.model.image_views)
+    if stored is None and "image" in shown:
         shows["images"] = tuple(rng.integers(0, 256, (224, 224, 3), dtype=np.uint8) for _ in views)
     sample: Sample = Sample("random", shown, CAPTION, rng.integers(0, CAD_SIZE, length), **shows)
     return collate.encode(sample)
