@@ -79,8 +79,11 @@ def test_frozen_ones_stay_as_they_are_to_the_bit_and_are_not_saved(pretrained, p
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_trained_ones_move_at_their_own_rate_and_come_back_to_the_bit(pretrained, parts, console) -> None:
-    s = pretrained(train={"adaptive_projector_lr": True})
+@pytest.mark.parametrize(
+    "bridge", [{}, {"image_bridge": "perceiver", "image_tokens": 4, "resampler_width": 32, "point_tokens": 5}]
+)
+def test_trained_ones_move_at_their_own_rate_and_come_back_to_the_bit(pretrained, parts, console, bridge: dict) -> None:
+    s = pretrained(model=bridge, train={"adaptive_projector_lr": True})
     before = encoders_of(build_model(s, 3).state_dict())
     loop.train(s, [3], parts, console, from_scratch=True)
     saved = encoders_of(on_disk(s, 3))
