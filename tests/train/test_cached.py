@@ -132,6 +132,31 @@ def test_the_loss_is_that_of_training_without(frozen, parts, store, console, tmp
     assert all(torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-5) for name in one)
 
 
+def test_a_store_holds_what_resamplers_read(frozen, parts, console, tmp_path) -> None:
+    """All patches of a view and all tokens of a cloud, of which any number can be made."""
+    bridge = {"image_bridge": "perceiver", "image_tokens": 6, "point_tokens": 4, "resampler_width": 32}
+    made = frozen(model=bridge, train={"gradient_checkpointing": True})
+    encode(made, parts, tmp_path / "store", Options(dtype="float32"), console)
+    for tokens in (4, 9):
+        model = {**bridge, "point_tokens": tokens}
+        common = {"model": model, "train": {"max_steps": 3, "gradient_checkpointing": tokens == 4}}
+        without = frozen(**common, data={"draws": 1}, run={"dir": tmp_path / f"without{tokens}"})
+        loop.train(without, [3], parts, console, from_scratch=True)
+        with_ = frozen(**common, data={"features": tmp_path / "store"}, run={"dir": tmp_path / f"with{tokens}"})
+        found = loop.train(with_, [3], parts, console, from_scratch=True)
+        np.testing.assert_allclose(losses(with_), losses(without), rtol=2e-5)
+        saved = load_file(found.stages[0].folder / "model.safetensors")
+        assert saved["images.projector.latents"].shape == (6, 32)
+        assert ("points.projector.latents" in saved) == (tokens == 4)
+    # the files tell that it is the same encoder: nothing is encoded again, whatever is made of the features
+    again = encode(frozen(model={**bridge, "point_tokens": 5}), parts, tmp_path / "store", Options(dtype="float32"), console)
+    assert [report.encoded for report in again] == [0, 0]
+    with pytest.raises(CadmllmError, match="tokens 9 there, 1 wanted"):
+        encode(frozen(model={**bridge, "point_tokens": 1}), parts, tmp_path / "store", Options(dtype="float32"), console)
+    with pytest.raises(CadmllmError, match="more than the Michelangelo encoder gives: 9"):
+        encode(frozen(model={**bridge, "point_tokens": 12}), parts, tmp_path / "store", Options(dtype="float32"), console)
+
+
 def test_a_checkpoint_of_cached_features_infers_with_the_encoders(frozen, parts, store, console) -> None:
     s = frozen(data={"features": store})
     session = open_session(
@@ -245,8 +270,10 @@ def test_in_16_bits_the_losses_agree_as_far_as_16_bits_do(frozen, parts, console
     ("model", "named"),
     [
         ({"point_count": 128}, "point_count 64 there, 128 wanted"),
-        ({"point_tokens": 4}, "tokens 9 there, 4 wanted"),
+        ({"point_tokens": 1}, "tokens 9 there, 1 wanted"),
+        ({"point_tokens": 300}, "tokens 9 there, 300 wanted"),
         ({"image_tokens": 4}, "tokens 5 there, 4 wanted"),
+        ({"image_bridge": "perceiver"}, "tokens 5 there, 64 wanted"),
     ],
 )
 def test_other_preprocessing_is_refused_by_name(frozen, parts, store, console, model, named) -> None:

@@ -151,8 +151,10 @@ def config(base: Path, parts, tmp_path_factory: pytest.TempPathFactory) -> Calla
         lines += ['points_encoder = "fourier"', "point_count = 64", "point_tokens = 8", "fourier_width = 32"]
         lines += [
             'image_encoder = "tiny"',
-            'image_bridge = "mlp"',
+            'image_bridge = "perceiver"',
             "image_tokens = 4",
+            "image_views = 2",
+            "resampler_width = 32",
             "[lora]",
             "enabled = true",
             "r = 4",
