@@ -20,10 +20,12 @@ from torch import Tensor
 from cadmllm.corpus.prompt import HEAD, TAIL
 from cadmllm.corpus.types import CAD_SIZE
 from cadmllm.errors import CadmllmError
+from cadmllm.export.adapter import public_name
 from cadmllm.export.gguf_arch import Field, architecture, hyperparameters
 from cadmllm.export.gguf_grammar import write_grammar
 from cadmllm.export.gguf_tensors import Q8_0, Slot, packed, slots, turned, unquantised
 from cadmllm.export.gguf_tokens import Vocabulary, read_vocabulary
+from cadmllm.export.terms import of_base
 from cadmllm.models.stages import STAGE_NAMES
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def write_gguf(source: Source, tensors: Iterator[tuple[str, Tensor]], tokenizer_
 
 def _metadata(source: Source, config: dict[str, Any], vocabulary: Vocabulary, placed: list[Slot], dtype: str) -> list[Field]:
     """Every key but the architecture, which the writer puts first."""
-    base = source.record["model"]["llm"]
+    base = public_name(source.record["model"]["llm"])
     parameters = sum(math.prod(slot.shape) for slot in placed)
     fields: list[Field] = [
         ("general.type", "model", "STRING"),
@@ -85,9 +87,10 @@ def _metadata(source: Source, config: dict[str, Any], vocabulary: Vocabulary, pl
             "STRING",
         ),
         ("general.license", "unknown", "STRING"),
+        ("general.license.name", "see-base-and-data", "STRING"),
         ("general.size_label", size_label(parameters, 0, 0, 0), "STRING"),
         ("general.base_model.count", 1, "UINT32"),
-        ("general.base_model.0.name", Path(base).name, "STRING"),
+        *_base(base),
         ("general.file_type", int(LlamaFileType[FILE_TYPES[dtype]]), "UINT32"),
         ("general.quantization_version", GGML_QUANT_VERSION, "UINT32"),
         *hyperparameters(config, source.rows),
@@ -99,6 +102,16 @@ def _metadata(source: Source, config: dict[str, Any], vocabulary: Vocabulary, pl
         ("cadmllm.prompt", f"{HEAD}TEXT{TAIL}", "STRING"),
     ]
     return fields
+
+
+def _base(name: str) -> Iterator[Field]:
+    """The base by its public name, where it is to be had, and its terms as far as they are known."""
+    owner, _, model = name.rpartition("/")
+    yield "general.base_model.0.name", model, "STRING"
+    if owner:
+        yield "general.base_model.0.organization", owner, "STRING"
+        yield "general.base_model.0.repo_url", f"https://huggingface.co/{name}", "STRING"
+    yield "general.base_model.0.description", f"licence: {of_base(name)}", "STRING"
 
 
 def _tokens(vocabulary: Vocabulary) -> Iterator[Field]:

@@ -135,6 +135,18 @@ def test_keys_say_what_llama_cpp_asks(written: tuple[Source, Any, Path]) -> None
     assert "output.weight" in {tensor.name for tensor in GGUFReader(path).tensors}
 
 
+def test_the_base_is_named_as_others_know_it(written: tuple[Source, Any, Path], tmp_path: Path) -> None:
+    source, model, path = written
+    named = replace(source, record={**source.record, "model": {"llm": "Qwen/Qwen3-8B"}})
+    other = write_gguf(named, tensors_of(model), path.parent, tmp_path / "named.gguf", "fp32")
+    fields = {key: field.contents() for key, field in GGUFReader(other).fields.items() if key.startswith("general.")}
+    assert fields["general.name"] == "cadmllm stage1_text on Qwen3-8B"
+    assert fields["general.base_model.0.organization"] == "Qwen"
+    assert fields["general.base_model.0.repo_url"] == "https://huggingface.co/Qwen/Qwen3-8B"
+    assert fields["general.base_model.0.description"].startswith("licence: Apache-2.0")
+    assert str(tmp_path.parent) not in path.read_bytes()[:50_000].decode("latin-1"), "no path of this machine"
+
+
 def test_what_is_done_otherwise_is_said(tmp_path: Path) -> None:
     source, _, _ = _write(tmp_path, "q8_0", stage=3, hidden_size=48)
     assert any("16 bit" in note and "48" not in note for note in source.notes), "rows of 48 numbers are no blocks of 32"
