@@ -196,3 +196,32 @@ def check_plain(trips: dict[str, Trip], tmp_path: Path) -> None:
             for k, ours in enumerate(wanted[name]):
                 theirs = found[f"logits_{k}"][:, one.model.text_size : one.model.text_size + CAD_SIZE]
                 np.testing.assert_allclose(theirs, ours, atol=2e-4 * ours.std(), err_msg=f"{name} {kind} prompt {k}")
+
+
+@pytest.mark.long
+def test_a_run_that_was_trained_is_exported_by_the_command_and_answers_the_same(tmp_path: Path):
+    from cadmllm.cli import main
+
+    rates = [item for stage in (1, 2, 3) for item in ("--set", f"stages.{stage}.lr=0.01")]
+    common = ["--preset", "tiny", "--output_dir", str(tmp_path / "run"), "--set", "device=cpu"]
+    few = [
+        "--set",
+        "lora.enabled=true",
+        "--set",
+        "data.synthetic=8",
+        "--set",
+        "train.max_steps=3",
+        "--set",
+        "train.warmup_steps=1",
+    ]
+    assert main(["train", "stage1", "stage2", "stage3", *common, *few, *rates, "--set", "train.judge_samples=0"]) == 0
+    settings = Settings(dtype="float32", device="cpu")
+    model = load_model(tmp_path / "run" / "stage3_all_model", settings)
+    wanted = programs(model, settings)
+    for kind in ("merged", "adapter"):
+        assert main(["export", *common, "--to", kind, "--dtype", "fp32", "--out", str(tmp_path / kind)]) == 0
+        assert main(["export", "--verify", str(tmp_path / kind)]) == 0
+        record = json.loads((tmp_path / kind / "cadmllm.json").read_text())
+        assert record["checked"]["lora"] > 0.01, "LoRA learned something"
+        settings.infer.checkpoint = tmp_path / kind
+        assert programs(load_checkpoint(settings, Console(quiet=True)).model, settings) == wanted
