@@ -16,7 +16,7 @@ from cadmllm.export import terms
 from cadmllm.export.adapter import public_name
 from cadmllm.export.figures import curriculum, evaluation, find_evaluation, losses, own_data, training_data
 from cadmllm.export.markdown import code, fenced, plain, table
-from cadmllm.export.papers import folders_of, named, read_json, without_folders
+from cadmllm.export.papers import folders_of, named, public_settings, read_json, without_folders
 from cadmllm.export.scripts import TEXT, script
 from cadmllm.models.stages import STAGE_NAMES
 
@@ -205,7 +205,7 @@ def _purpose(source: Source) -> str:
 
 
 def _terms(source: Source) -> str:
-    model = named(source.record["model"])
+    model = public_settings(source.record["model"])
     rows = [(f"base model {_base(source)}", plain(terms.of_base(_base_name(source) if source.base.name != "tiny" else "tiny")))]
     rows += [(plain(name), plain(what)) for name, what in terms.of_encoders(model, source.stage)]
     known = [(f"data, if {name}", plain(what)) for name, what in terms.DATA]

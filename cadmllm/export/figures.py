@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cadmllm.export.markdown import code, plain, table
-from cadmllm.export.papers import last_part, read_json
+from cadmllm.export.papers import named, read_json
 from cadmllm.models.stages import MANIFEST, sha256
 from cadmllm.places import bundled
 
@@ -21,10 +21,11 @@ MODALITIES = {"text": "a caption", "point_cloud": "a point cloud", "image": "vie
 
 def training_data(source: Source) -> str:
     """What was trained on: names, counts, hashes."""
-    data = read_json(source.folder / DATA)
-    if data is None:
+    found = read_json(source.folder / DATA)
+    if found is None:
         return "Unknown: the checkpoint has no data.json."
-    rows = [("data set", own_data(data) or code(last_part(str(data.get("root", "unknown")))))]
+    data = named(found)
+    rows = [("data set", own_data(found) or code(data.get("root", "unknown")))]
     for name, label in (("train", "trained on"), ("held_out", "held out")):
         part = data.get(name)
         if isinstance(part, Mapping):
@@ -45,12 +46,12 @@ def own_data(data: Mapping[str, Any]) -> str:
     if _number(data.get("synthetic")):
         return "made by the generator of cadmllm"
     root = data.get("root")
-    return "the bundled one of cadmllm" if isinstance(root, str) and Path(root).resolve() == bundled("data") else ""
+    return "the bundled one of cadmllm" if isinstance(root, str) and Path(root) == bundled("data") else ""
 
 
 def curriculum(source: Source) -> str:
     """The stages and what the last of them did."""
-    meta, stages = metadata(source), (read_json(source.folder / CURRICULUM) or {}).get("stages")
+    meta, stages = metadata(source), named(read_json(source.folder / CURRICULUM) or {}).get("stages")
     parts = []
     if isinstance(stages, list):
         rows = [
@@ -95,7 +96,8 @@ def losses(source: Source) -> str:
 
 def metadata(source: Source) -> dict[str, Any]:
     """`training_metadata.json` of the checkpoint, or what model.json has of it."""
-    return read_json(source.folder / METADATA) or source.record.get("meta") or {}
+    told = read_json(source.folder / METADATA) or source.record.get("meta")
+    return named(told) if isinstance(told, Mapping) else {}
 
 
 def find_evaluation(source: Source) -> dict[str, Any] | None:
@@ -120,7 +122,7 @@ def evaluation(report: Mapping[str, Any] | None) -> str:
     if report is None:
         return "Not evaluated: no report of `cadmllm eval --checkpoint` for this checkpoint was found when it was exported."
     try:
-        return _evaluated(report)
+        return _evaluated(named(report))
     except (KeyError, TypeError, AttributeError, ValueError):
         return "The report of its evaluation is of another version of cadmllm, and is not shown."
 
@@ -151,7 +153,7 @@ def _evaluated(report: Mapping[str, Any]) -> str:
 def _numbers(value: Any) -> dict[str, float]:
     if not isinstance(value, Mapping):
         return {}
-    return {str(name): float(number) for name, number in value.items() if isinstance(number, (int, float))}
+    return {str(name): number for name, number in value.items() if isinstance(number, float)}
 
 
 def _number(value: Any) -> int:

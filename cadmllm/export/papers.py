@@ -20,6 +20,7 @@ from cadmllm.cad.vocabulary import END
 from cadmllm.console import jsonable
 from cadmllm.corpus.types import ADDED, CAD_SIZE
 from cadmllm.errors import CadmllmError
+from cadmllm.export.adapter import public_name
 from cadmllm.export.tokenizer import pad_id, write_tokenizer
 from cadmllm.models.record import vocabulary_hash
 from cadmllm.models.stages import MANIFEST, sha256
@@ -105,10 +106,10 @@ def config_of(base: Mapping[str, Any], text_size: int, rows: int, pad: int | Non
 def generation_config(text_size: int, rows: int, pad: int | None, longest: int) -> dict[str, Any]:
     """`generation_config.json`: greedy answers that hold CAD items alone and end with the CAD end item.
 
-    The ids that are no CAD items stand in `suppress_tokens`, so that `model.generate()` answers rightly in any tool, without a line
-    of code: a text item, whose scores were never trained, or a placeholder, whose output row is zero, could otherwise win. With
-    Qwen3's 151,671 ids that is 1.1 MB, and no slower than a processor that slices (benchmarks/suppress.py: 15 % of a token's time
-    on one core at 0.6B).
+    The ids that are no CAD items stand in `suppress_tokens`, so that `model.generate()` answers rightly in any tool, without a
+    line of code: a text item, whose scores were never trained, or a placeholder, whose output row is zero, could otherwise win.
+    With Qwen3's 151,671 ids that is 1.1 MB, and no slower than a processor that slices (benchmarks/suppress.py: 15 % of a token's
+    time on one core at 0.6B).
 
     Args:
         text_size: id of the first added item.
@@ -129,9 +130,9 @@ def generation_config(text_size: int, rows: int, pad: int | None, longest: int) 
 
 def training_metadata(source: Source, kind: str, dtype: str) -> dict[str, Any]:
     """`training_metadata.json`: the checkpoint's own, the data it saw, and what of it this export is."""
-    told = read_json(source.folder / METADATA) or source.record.get("meta") or {}
+    told = read_json(source.folder / METADATA) or source.record.get("meta")
     return {
-        **named(told),
+        **(named(told) if isinstance(told, Mapping) else {}),
         "data": named(read_json(source.folder / "data.json")),
         "environment": named(read_json(source.folder / "environment.json")),
         "export": {
@@ -166,13 +167,18 @@ def record_of(source: Source, kind: str, dtype: str, checked: Mapping[str, Any],
         "rows": source.rows,
         "base": record["base"],
         "lora": record["lora"],
-        "model": named(record["model"]),
+        "model": public_settings(record["model"]),
         "source": checkpoint_of(source),
         "notes": [without_folders(str(note), folders_of(source)) for note in notes],
         "checked": jsonable(named(dict(checked))),
         "made_with": versions(),
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def public_settings(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Model settings as a stranger can use them: of what lies in the hub's cache its name on the hub, of folders their own names."""
+    return named({name: public_name(value) if name in ("llm", "image_encoder") else value for name, value in model.items()})
 
 
 def checkpoint_of(source: Source) -> dict[str, str | None]:
@@ -184,10 +190,10 @@ def checkpoint_of(source: Source) -> dict[str, str | None]:
 def named(value: Any) -> Any:
     """JSON data with every path in it cut to its last part; hub names and relative paths inside a folder stay."""
     if isinstance(value, Mapping):
-        return {key: named(inner) for key, inner in value.items()}
+        return {named(key): named(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [named(inner) for inner in value]
-    return last_part(value) if isinstance(value, str) else value
+    return _encodable(last_part(value)) if isinstance(value, str) else value
 
 
 def last_part(text: str) -> str:
@@ -208,7 +214,7 @@ def without_folders(text: str, folders: Sequence[object] = ()) -> str:
     for folder in sorted(map(str, folders), key=len, reverse=True):
         if _ABROAD.match(folder):
             text = text.replace(folder, last_part(folder))
-    return _INSIDE.sub(lambda found: last_part(found[0]), text)
+    return _encodable(_INSIDE.sub(lambda found: last_part(found[0]), text))
 
 
 def folders_of(source: Source) -> list[object]:
@@ -232,9 +238,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object from a checkpoint's folder; None where there is no such file or it holds something else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None  # checkpoints of older versions, and those written by `save_model` alone, do not have it
     return found if isinstance(found, dict) else None
+
+
+def _encodable(text: str) -> str:
+    """Names of files may hold bytes that are no UTF-8, and JSON may hold halves of characters."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _write(path: Path, text: str) -> Path:

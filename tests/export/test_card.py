@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from export_source import add_papers
+from export_source import DATA, META, add_papers
 from hypothesis import given
+from hypothesis import settings as options
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from cadmllm.cad import tokens
+from cadmllm.console import jsonable
 from cadmllm.corpus.types import Sample
 from cadmllm.export.card import write_card
 from cadmllm.export.figures import evaluation, find_evaluation
 from cadmllm.export.markdown import code, plain, table
-from cadmllm.export.papers import write_papers
+from cadmllm.export.papers import training_metadata, write_papers
 from cadmllm.export.scripts import TEXT, script
 from cadmllm.export.source import Source, open_source
 from cadmllm.models.stages import MANIFEST, sha256
@@ -80,6 +83,21 @@ def script_in(text: str) -> str:
     found = re.search(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert found
     return found[1]
+
+
+def report(sha: str) -> dict[str, Any]:
+    """As `cadmllm eval` writes one."""
+    metric = {"count": 3, "mean": 0.5, "median": 0.25, "mean_95": [0.1, 0.9], "median_95": [0.1, 0.9]}
+    group = {"count": 3, "ids": 3, "valid": 1.0, "invalid_rate": 0.125, "metrics": {"iou_all": metric, "cd": metric}}
+    return {
+        "evaluation": {"checkpoint": {"stage": 1, "sha256": sha}, "data": {"fingerprint": "ab" * 32, "split": "test"}},
+        "settings": {"infer": {"temperature": 0.0, "candidates": 4, "grammar": True}},
+        "metrics": [
+            {"key": "iou_all", "name": "IoU %, invalid as 0", "scale": 100.0},
+            {"key": "cd", "name": "CD x1000", "scale": 1000.0},
+        ],
+        "summary": {"all": group, "combinations": {"text": group}},
+    }
 
 
 def test_the_scripts_in_the_cards_answer_as_the_checkpoint_does(make_checkpoint: Any, tmp_path: Path) -> None:
@@ -199,25 +217,44 @@ def test_nobodys_folders_stand_in_it(source: Source, tmp_path: Path) -> None:
         assert "/home" not in text
 
 
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["\ud800", "/home/xyz/a", "a|b\n# c"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def like(known: Any) -> st.SearchStrategy[Any]:
+    """A document whose entries are as they should be, gone, or anything else."""
+    if not isinstance(known, dict):
+        return st.just(known) | ANYTHING
+    return st.fixed_dictionaries({}, optional={name: like(value) for name, value in known.items()}) | ANYTHING
+
+
+@options(max_examples=60)
+@given(like(META), like(DATA), like({"stages": [{"name": "a", "epochs": 3}]}))
+def test_papers_that_hold_anything_do_no_harm(source: Source, meta: Any, data: Any, stages: Any) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, content in (("training_metadata.json", meta), ("data.json", data), ("curriculum.json", stages)):
+            (folder / file).write_text(json.dumps(content))
+        hurt = replace(source, folder=folder)
+        out = folder / "out"
+        out.mkdir()
+        assert "/home" not in card(hurt, out, "gguf")
+        told = json.dumps(jsonable(training_metadata(hurt, "gguf", "fp32")), ensure_ascii=False, allow_nan=False)
+        assert b"/home" not in told.encode()
+
+
+@given(like(report("0")))
+def test_reports_that_hold_anything_do_no_harm(content: Any) -> None:
+    assert evaluation(content)
+
+
 def test_a_checkpoint_without_papers_has_a_card_that_says_so(kept: Any, tmp_path: Path) -> None:
     text = card(open_source(kept.folder, kept.settings), tmp_path)
     assert "Unknown: the checkpoint has no data.json." in text
     assert "The run measured no held-out loss." in text
-
-
-def report(sha: str) -> dict[str, Any]:
-    """As `cadmllm eval` writes one."""
-    metric = {"count": 3, "mean": 0.5, "median": 0.25, "mean_95": [0.1, 0.9], "median_95": [0.1, 0.9]}
-    group = {"count": 3, "ids": 3, "valid": 1.0, "invalid_rate": 0.125, "metrics": {"iou_all": metric, "cd": metric}}
-    return {
-        "evaluation": {"checkpoint": {"stage": 1, "sha256": sha}, "data": {"fingerprint": "ab" * 32, "split": "test"}},
-        "settings": {"infer": {"temperature": 0.0, "candidates": 4, "grammar": True}},
-        "metrics": [
-            {"key": "iou_all", "name": "IoU %, invalid as 0", "scale": 100.0},
-            {"key": "cd", "name": "CD x1000", "scale": 1000.0},
-        ],
-        "summary": {"all": group, "combinations": {"text": group}},
-    }
 
 
 def test_an_evaluation_of_this_checkpoint_is_shown_and_no_other(source: Source, tmp_path: Path) -> None:

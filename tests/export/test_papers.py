@@ -22,7 +22,16 @@ from cadmllm.cad.vocabulary import END, VOCABULARY
 from cadmllm.corpus.prompt import build_prompt, encode_prompt
 from cadmllm.corpus.types import ADDED, CAD_SIZE
 from cadmllm.errors import CadmllmError
-from cadmllm.export.papers import config_of, generation_config, last_part, named, record_of, without_folders, write_papers
+from cadmllm.export.papers import (
+    config_of,
+    generation_config,
+    last_part,
+    named,
+    public_settings,
+    record_of,
+    without_folders,
+    write_papers,
+)
 from cadmllm.export.source import Source, open_source
 from cadmllm.export.tokenizer import check_free, extended, write_tokenizer
 from cadmllm.models.backbone import load_tokenizer
@@ -294,6 +303,14 @@ def test_the_record_says_what_the_export_is_of(source: Source) -> None:
     assert record["checked"] == {"largest": {"text": 1e-6}, "where": "stage1_text_model"}
     assert record["notes"] == ["the base is my_base: gone", "see https://example.org/a/b"]
     assert str(source.folder.parent) not in json.dumps(record)
+
+
+def test_what_lies_in_the_hubs_cache_is_called_by_its_name() -> None:
+    cached = "/home/xyzzy/.cache/huggingface/hub/models--Qwen--Qwen3-8B/snapshots/0a1b2c"
+    told = public_settings(
+        {"llm": cached, "image_encoder": "facebook/dinov2-base", "points_checkpoint": "/home/xyzzy/a.pt", "n": 1}
+    )
+    assert told == {"llm": "Qwen/Qwen3-8B", "image_encoder": "facebook/dinov2-base", "points_checkpoint": "a.pt", "n": 1}
 
 
 def test_nothing_of_a_base_that_asks_for_code_comes_along(
