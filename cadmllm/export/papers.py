@@ -177,7 +177,7 @@ def record_of(source: Source, kind: str, dtype: str, checked: Mapping[str, Any],
 
 
 def public_settings(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Model settings as a stranger can use them: of what lies in the hub's cache its name on the hub, of folders their own names."""
+    """Model settings as a stranger can use them: what lies in the hub's cache by its hub name, folders by their own names."""
     return named({name: public_name(value) if name in ("llm", "image_encoder") else value for name, value in model.items()})
 
 
