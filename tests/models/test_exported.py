@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -295,3 +298,35 @@ def test_a_base_that_is_not_here_is_asked_for(exports: dict[str, Path], chosen: 
     assert read_export(exports["adapter"])["model"]["llm"] == "tiny-qwen"
     chosen.model.llm = type(chosen.model).model_fields["llm"].default
     refused(exports["adapter"], chosen, "E501", "tiny-qwen")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.data())
+def test_a_record_with_anything_in_it_is_taken_or_refused(exports: dict[str, Path], data: st.DataObject):
+    record = json.loads((exports["merged"] / RECORD).read_text())
+    for key in data.draw(st.lists(st.sampled_from(sorted(record)), min_size=1, max_size=3)):
+        record[key] = data.draw(JSON)
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / RECORD).write_text(json.dumps(record))
+        try:
+            found = read_export(Path(place))
+        except CadmllmError as error:
+            assert error.code == "E722"
+        else:
+            assert found["rows"] >= found["text_size"] + found["added"]
+
+
+@given(st.binary(max_size=64), st.integers(0, 1000))
+def test_a_record_of_any_bytes_is_refused(exports: dict[str, Path], junk: bytes, at: int):
+    whole = (exports["merged"] / RECORD).read_bytes()
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / RECORD).write_bytes(whole[: at % len(whole)] + junk)
+        with pytest.raises(CadmllmError) as caught:
+            read_export(Path(place))
+        assert caught.value.code == "E722"
