@@ -214,7 +214,7 @@ def share_of(world, model, step: int, number: int) -> list[Any]:
     """This process's micro-batches of a window, two samples each."""
     from cadmllm.corpus.batch import Collator
 
-    collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, 512)
+    collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, 512, model.images_together)
     encoded = [collate.encode(sample) for sample in world.share(samples(step, number), lambda sample: len(sample.target))]
     return [collate.pack(encoded[k : k + 2]) for k in range(0, len(encoded), 2)]
 

@@ -68,7 +68,7 @@ def work_of(settings: Settings, stage: int) -> Work:
         if part.branch:
             name = "point_cloud" if part.branch == "points" else "image"
             if part.component == "projectors" and resampled(settings, part.branch):
-                done = _resampling(settings, part.branch, stage)
+                done = _resampling(settings, part.branch, stage) * (3 + again) / 3
             else:
                 done = 2.0 * part.parameters * (settings.model.point_tokens if part.branch == "points" else 257)
             encoders[name] = encoders.get(name, 0.0) + done * (3 if part.trained else 1)

@@ -54,6 +54,16 @@ def test_a_training_batch(collator, tokenizer, text_size):
     assert placeholders == [5, 5 + 6]
 
 
+def test_images_that_are_read_together_have_one_row_of_placeholders(tokenizer, text_size):
+    collator = Collator(tokenizer, text_size, cloud_tokens=5, image_tokens=3, max_seq_length=200, together=True)
+    shown = [sample("abc"[views], "a cube", [3, 0], clouds=1, images=views) for views in (0, 1, 2)]
+    batch = collator(shown)
+    assert (batch.input_ids >= text_size + CAD_SIZE).sum(dim=1).tolist() == [5, 5 + 3, 5 + 3]
+    assert batch.image_counts == [0, 1, 2]
+    assert batch.pixels.shape == (3, 3, 224, 224)
+    assert collator.prompts(shown).image_counts == [0, 1, 2]
+
+
 def test_no_modality_no_tensors(collator):
     batch = collator([sample("a", "a cube", [0])])
     assert batch.points is None

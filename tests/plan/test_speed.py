@@ -26,6 +26,21 @@ def test_operations_of_a_step_as_torch_counts_them(settings, lora, checkpointing
     assert operations(work_of(asked, 1), [length], 32, {}) == pytest.approx(counter.get_total_flops(), rel=0.12)
 
 
+@pytest.mark.parametrize("views", [1, 4])
+def test_operations_of_a_resampler_as_torch_counts_them(views):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from cadmllm.models.resampler import Resampler
+
+    model = {"llm": "Qwen/Qwen3-0.6B", "image_tokens": 24, "resampler_width": 128, "image_views": views}
+    asked = Settings(model={**model, "image_encoder": "facebook/dinov2-small"}, data={"features": "."})
+    resampler = Resampler(384, 1024, 24, inner=128, layers=2, views=8)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        resampler(torch.randn(1, views, 256, 384))
+    forward = work_of(asked, 3).encoders["image"] * views / 3
+    assert forward == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
 def test_the_parts_of_the_sum():
     asked = Settings(model={"llm": "Qwen/Qwen3-8B"}, train={"gradient_checkpointing": True})
     work = work_of(asked, 3)

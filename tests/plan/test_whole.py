@@ -232,7 +232,7 @@ def test_the_advice_is_what_makes_it_fit():
     both = Way([Change({"train.pack_tokens": 4096}, GIB, "none"), command])
     assert both.advice == "--set train.pack_tokens=4096 after cadmllm data encode D --out features"
     assert Way([command]).advice == command.command
-    assert way(settings, (3,), int(12.1 * GIB), from_store=("points", "images")).advice == "", "their encoders are not on the card"
+    assert way(settings, (3,), 12 * GIB, from_store=("points", "images")).advice == "", "their encoders are not on the card"
 
 
 def test_a_preset_for_a_room():

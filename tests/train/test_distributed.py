@@ -23,7 +23,7 @@ def groups(base: Path) -> dict:
     model = {"llm": str(base), "points_encoder": "fourier", "point_count": 64, "point_tokens": 8, "fourier_width": 32}
     train = {"weight_decay": 0.1}
     return {
-        "model": model | {"image_encoder": "tiny", "image_bridge": "mlp", "image_tokens": 4},
+        "model": model | {"image_encoder": "tiny", "image_bridge": "perceiver", "image_tokens": 4, "resampler_width": 32},
         "lora": {"r": 4, "alpha": 8},
         "train": train,
     }
