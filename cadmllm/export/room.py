@@ -85,6 +85,13 @@ def find_room(source: Source, settings: Settings, written: torch.dtype | None = 
     )
 
 
+def in_ram(source: Source) -> Room:
+    """What the model takes in float32 on the CPU, whether it is there or not: a GGUF file is read back into it."""
+    parameters = sum(math.prod(shape) for shape in source.shapes().values())
+    cpu = torch.device("cpu")
+    return Room(cpu, torch.float32, 4 * parameters + WORK, free_bytes(cpu))
+
+
 def _paged(source: Source, written: torch.dtype | None) -> Room | None:
     """In RAM without the weights; None where base and export are not in one 16-bit type, or a whole decoder was trained."""
     tensors = source.base.tensors

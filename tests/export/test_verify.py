@@ -187,6 +187,24 @@ def test_every_kind_of_wrong_is_far_outside_the_widest_tolerance(made: Exported,
     assert worst > 2.5 * EXACT["bf16"].distance, f"{what}: {worst:.3g}"
 
 
+def test_a_gguf_file_that_ram_cannot_hold_is_read_back_value_by_value(
+    made: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from cadmllm.export.gguf_file import write_gguf
+    from cadmllm.export.merge import merged_tensors
+
+    write_papers(made.source, tmp_path, "gguf", "bf16")
+    write_gguf(made.source, merged_tensors(made.source, torch.float32), tmp_path, tmp_path / "model-bf16.gguf", "bf16")
+    found = verify_export(made.source, tmp_path, "gguf", "bf16", Console(quiet=True))
+    assert set(found["prompts"]) == {"text-short", "text-long"}
+    assert found["worst"]["distance"] < EXACT["bf16"].distance
+    monkeypatch.setattr("cadmllm.export.room.free_bytes", lambda device: 10**6)
+    found = verify_export(made.source, tmp_path, "gguf", "bf16", Console(quiet=True))
+    assert found["prompts"] == {}
+    assert "read back" in found["said"]
+    assert found["gguf"]["tensors"] > 10
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_wrong_scale_is_refused_with_prompt_distance_and_tolerance(made: Exported, tmp_path: Path):
     folder = shutil.copytree(made.folders["adapter-fp32"], tmp_path / "spoilt")
