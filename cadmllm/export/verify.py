@@ -55,8 +55,9 @@ def verify_export(source: Source, folder: Path, kind: str, dtype: str, console: 
         console: is told what is compared with what.
 
     Returns:
-        JSON-ready; of a gguf file that RAM cannot hold in 32 bit 'said' and 'gguf' alone. 'said' (a sentence), 'prompts' (distance, divergence, agreement each), 'worst', 'allowed', 'computed' (type
-        and device), 'reference', 'loader', 'lora' (LoRA's own effect), 'rows' or 'gguf' (what was compared value by value).
+        JSON-ready: 'said' (a sentence), 'prompts' (distance, divergence, agreement each), 'worst', 'allowed', 'computed' (type
+        and device), 'reference', 'loader', 'lora' (LoRA's own effect), 'rows' or 'gguf' (what was compared value by value). Of a
+        GGUF file that RAM cannot hold in 32 bit: 'said', no prompts, 'gguf'.
 
     Raises:
         CadmllmError: E721 naming the prompt, the distance and what is allowed; E722 when plain tools cannot load the export; E814
