@@ -331,8 +331,8 @@ def _check_disk(out: Path, planned: Sequence[PartEncoding], console: Console) ->
         raise CadmllmError(
             "E821",
             f"the features need {needed / 2**30:.1f} GiB more, and {out} has {free / 2**30:.1f} GiB free",
-            "name a folder on a larger disk: --out DIR; or keep fewer numbers: --draws 1, --points alone, fewer"
-            " model.image_tokens, --dtype bfloat16",
+            "name a folder on a larger disk: --out DIR; or keep fewer numbers: --draws 1, --points alone, --dtype bfloat16,"
+            " --set model.image_bridge=mlp with fewer model.image_tokens (a perceiver reads all patches)",
         )
 
 

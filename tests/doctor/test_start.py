@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made_checkpoints import make_saves, make_stage
+from made_checkpoints import make_saves, make_stage, with_michelangelo
 from scene import Scene, build
 
 from cadmllm.doctor.check import Intent, Level, Outcome
@@ -85,6 +85,38 @@ def test_the_doctor_refuses_what_load_model_refuses(scene):
     assert said[("lora.r", 2)] == "E504"
     assert said[(1,)] == "E504"
     assert said[(2,)] == said[(3,)] == said[("train.seed", 2)] == ""
+
+
+def test_resamplers_are_expected_and_refused_as_they_are_loaded(scene):
+    with_michelangelo(scene)
+    scene.values |= {"model.image_bridge": "perceiver", "model.point_tokens": 4, "model.resampler_width": 32}
+    folder = make_stage(scene, 3)
+    from cadmllm.doctor.basemodel import base_files
+    from cadmllm.doctor.decoder import shape_in
+    from cadmllm.doctor.headers import read_header
+
+    saved = read_header(folder / "model.safetensors")
+    shape = shape_in(base_files(scene.situation()).config)
+    assert shape is not None
+    wanted = wanted_tensors(scene.situation(), saved, shape)
+    assert {"images.projector.latents", "images.projector.views", "points.projector.blocks.1.kv.weight"} <= wanted.keys()
+    assert {name: saved[name].shape for name in wanted} == wanted
+    said = {}
+    for name, value in (
+        ("model.image_bridge", "mlp"),
+        ("model.image_tokens", 3),
+        ("model.resampler_layers", 3),
+        ("model.resampler_width", 48),
+        ("model.point_tokens", 5),
+        ("model.image_views", 4),
+    ):
+        before, scene.values = scene.values, {**scene.values, name: value}
+        doctor, model = refused_by_doctor(scene, folder, 3), refused_by_load_model(scene, folder, 3)
+        assert doctor == model, name
+        said[name] = doctor
+        scene.values = before
+    assert said.pop("model.image_views") == ""
+    assert set(said.values()) == {"E504"}
 
 
 def test_a_stage_that_starts_from_the_one_before(scene):
