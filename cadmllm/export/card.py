@@ -16,7 +16,7 @@ from cadmllm.export import terms
 from cadmllm.export.adapter import public_name
 from cadmllm.export.figures import curriculum, evaluation, find_evaluation, losses, own_data, training_data
 from cadmllm.export.markdown import code, fenced, plain, table
-from cadmllm.export.papers import folders_of, named, public_settings, read_json, without_folders
+from cadmllm.export.papers import folders_of, longest_answer, named, public_settings, read_json, without_folders
 from cadmllm.export.scripts import TEXT, script
 from cadmllm.models.stages import STAGE_NAMES
 
@@ -133,14 +133,13 @@ def _title(source: Source, kind: str, dtype: str) -> str:
 
 
 def _use(source: Source, folder: Path, kind: str, dtype: str) -> str:
-    settings = source.settings
     positions = source.base.config.get("max_position_embeddings")
     written = script(
         kind,
         dtype,
         base=_base_name(source),
         rows=source.rows,
-        longest=settings.infer.max_new_tokens,
+        longest=longest_answer(source),
         context=min(4096, positions) if isinstance(positions, int) and positions > 0 else 4096,
         gguf=next((path.name for path in sorted(folder.glob("*.gguf"))), "model.gguf"),
     )

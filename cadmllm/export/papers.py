@@ -62,8 +62,7 @@ def write_papers(source: Source, folder: Path, kind: str, dtype: str) -> list[Pa
     for name, content in documents.items():
         paths.append(_write(folder / name, json.dumps(jsonable(content), indent=1, ensure_ascii=False, allow_nan=False)))
     if kind != "gguf":
-        longest = source.settings.infer.max_new_tokens
-        written = generation_config(source.text_size, source.rows, pad_id(tokenizer), longest)
+        written = generation_config(source.text_size, source.rows, pad_id(tokenizer), longest_answer(source))
         paths.append(_write(folder / GENERATION, json.dumps(written)))  # 150,000 ids: a line each would be a long file
     return paths
 
@@ -126,6 +125,12 @@ def generation_config(text_size: int, rows: int, pad: int | None, longest: int) 
         "suppress_tokens": [*range(answer.start), *range(answer.stop, rows)],
         "transformers_version": version("transformers"),
     }
+
+
+def longest_answer(source: Source) -> int:
+    """Tokens that plain tools may write: `infer.max_new_tokens`, half of the base's positions at most, as prompts need some."""
+    longest, positions = source.settings.infer.max_new_tokens, source.base.config.get("max_position_embeddings")
+    return min(longest, positions // 2) if isinstance(positions, int) and positions > 1 else longest
 
 
 def training_metadata(source: Source, kind: str, dtype: str) -> dict[str, Any]:

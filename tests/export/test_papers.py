@@ -257,7 +257,7 @@ def test_generation_config_is_loaded_without_a_word(source: Source, tmp_path: Pa
     write_papers(source, tmp_path, "merged", "fp32")
     read = GenerationConfig.from_pretrained(tmp_path)
     read.validate(strict=True)
-    assert (read.do_sample, read.eos_token_id, read.max_new_tokens) == (False, 259, source.settings.infer.max_new_tokens)
+    assert (read.do_sample, read.eos_token_id, read.max_new_tokens) == (False, 259, 256)
     assert AutoConfig.from_pretrained(tmp_path).vocab_size == source.rows == 1861
     assert not caplog.records
 
