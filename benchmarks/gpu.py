@@ -409,7 +409,7 @@ def packed_rows(args: argparse.Namespace, settings: Settings, stage: int, model:
     return batches
 
 
-def sample_of(settings: Settings, stage: int, draw: random.Random, collate: Collator, stored: Stored | None) -> Encoded:
+def sample_of(settings: Settings, stage: int, draw: random.Random, collate: Collator, stored: Stored | None = None) -> Encoded:
     """A sample of a real length that shows what the stage's shares say; what it shows is random."""
     import numpy as np
 

@@ -7,6 +7,7 @@ Calibrated against what a dispatch mode counts in real steps of small models (be
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from cadmllm.plan.activations import Recipe, per_token, per_vit_view, recipe_of, saved_by_layer
@@ -32,6 +33,7 @@ CONTEXT = 2**29  # bytes that CUDA and its libraries take before any tensor: an 
 SLACK = 0.08  # of the activations: what the allocator holds and cannot use; an assumption
 HEAD_CHUNK = 4096  # rows whose logits live at once (models/loss.py)
 HEAD_COPIES = 3  # logits, their softmax, their gradient
+CLOUDS_AT_ONCE, VIEWS_AT_ONCE = 16, 32  # models/michelangelo.py and image.py, `CHUNK`
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -132,6 +134,22 @@ def _moments(
     return max(within, 0.0) + casts, stored, head + casts
 
 
+def _passing(settings: Settings, widths: dict[str, int], shown: Shown, there: Collection[str], w: int) -> float:
+    """Most bytes beside the features that live while encoders run; measured by benchmarks/encoders.py, in units of their inputs.
+
+    `there`: branches whose encoder is loaded.
+    """
+    model, found = settings.model, 0.0
+    if "points" in there and model.points_encoder == "fourier":  # distances, in 32 bit
+        found += shown.clouds * 4.0 * 2 * given_tokens(settings, "points") * model.point_count
+    elif "points" in there:  # keys and values of the points
+        found += min(shown.clouds, CLOUDS_AT_ONCE) * 4.5 * model.point_count * widths["points"] * w
+    if "images" in there:  # the MLP of a layer
+        tokens = (PIXELS // vit_shape(settings).patch) ** 2 + 1
+        found += min(shown.views, VIEWS_AT_ONCE) * 15.0 * tokens * widths["images"] * w
+    return found
+
+
 def _branches(settings: Settings, stage: int, tokens: int, recipe: Recipe, shown: Shown | None) -> tuple[float, float, float]:
     """Bytes of projectors and trained encoders: kept from the forward to the backward pass, passing before the decoder, and
     computed again behind it."""
@@ -140,10 +158,9 @@ def _branches(settings: Settings, stage: int, tokens: int, recipe: Recipe, shown
     counts = most_shown(settings, widths, tokens) if shown is None else shown
     bridge = bridged(settings, widths, recipe, counts, tokens if shown is None else None)
     kept, clouds, views = bridge.kept, counts.clouds, counts.views
-    passing = 0.0
-    if "points" in widths:
-        passing += clouds * 4.0 * 2 * given_tokens(settings, "points") * model.point_count
-    learning = {part.branch for part in parts_of(settings, stage) if part.component == "encoders" and part.trained}
+    encoders = {part.branch: part for part in parts_of(settings, stage) if part.component == "encoders"}
+    learning = {branch for branch, part in encoders.items() if part.trained}
+    passing = _passing(settings, widths, counts, encoders.keys(), w)
     if "points" in learning and model.points_encoder == "fourier":
         patch = max(16, model.fourier_width // 4)
         each = 16 * (7 + 3 * patch) + 54 + patch + 3 * model.fourier_width
