@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cadmllm import __version__
+from cadmllm.cad.vocabulary import END
 from cadmllm.corpus.types import ADDED, CAD_SIZE
 from cadmllm.export import terms
 from cadmllm.export.adapter import public_name
@@ -149,23 +150,24 @@ def _use(source: Source, folder: Path, kind: str, dtype: str) -> str:
         f"## Use\n\nWithout cadmllm, in this folder, after `pip install {NEEDS[kind]}`. {note}It runs no code of this folder.\n\n"
         + fenced(written, "python")
         + "\n\n"
-        + _decoding(kind)
+        + _decoding(source, kind)
         + "\n\nWith cadmllm (`pip install cadmllm`), which keeps to the grammar, has a CAD kernel build the answer, and tries"
         " again where that fails; each line writes `program.json`, `model.step` and `model.png`:\n\n" + _commands(source, kind)
     )
 
 
-def _decoding(kind: str) -> str:
+def _decoding(source: Source, kind: str) -> str:
     if kind == "gguf":
         return (
             "It prints the items of a CAD program. `cad.gbnf` admits whole programs only, so what ends with `<cad:end>` parses."
             " Saved as `answer.txt` it becomes a solid by `cadmllm convert answer.txt part.step`."
         )
+    first, last = source.text_size, source.text_size + CAD_SIZE - 1
     return (
         "It prints the items of a CAD program, written greedily and without the grammar: an answer may not parse. Saved as "
         "`answer.txt` it becomes a solid by `cadmllm convert answer.txt part.step`. Answers hold CAD items alone because "
-        "`generation_config.json` suppresses all others; a server that does not read it needs the same as a list of allowed ids: "
-        "the other items' scores were never trained. Batches are padded on the left."
+        "`generation_config.json` suppresses all others, whose scores were never trained; a server that does not read it has to be "
+        f"told that ids {first} to {last} are allowed and that {first + END} ends an answer. Batches are padded on the left."
     )
 
 

@@ -201,6 +201,7 @@ def test_figures_and_data_are_the_checkpoints(source: Source, tmp_path: Path) ->
     assert "| trained on | 207 ids" in text
     assert "cc" * 32 in text
     assert "Not evaluated" in text
+    assert "ids 259 to 1858 are allowed and that 259 ends an answer" in text
     assert "| a\\|b\\_c | 2.5e-05 | 1 |" in text
     assert "| **allowed** | 0.001 |" in text
     assert "cadmllm export --verify ." in text
