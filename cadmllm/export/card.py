@@ -166,8 +166,8 @@ def _decoding(source: Source, kind: str) -> str:
     return (
         "It prints the items of a CAD program, written greedily and without the grammar: an answer may not parse. Saved as "
         "`answer.txt` it becomes a solid by `cadmllm convert answer.txt part.step`. Answers hold CAD items alone because "
-        "`generation_config.json` suppresses all others, whose scores were never trained; a server that does not read it has to be "
-        f"told that ids {first} to {last} are allowed and that {first + END} ends an answer. Batches are padded on the left."
+        "`generation_config.json` suppresses all others, whose scores were never trained; a server that does not read it has to "
+        f"be told that ids {first} to {last} are allowed and that {first + END} ends an answer. Batches are padded on the left."
     )
 
 
