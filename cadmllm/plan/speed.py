@@ -11,7 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cadmllm.plan.parts import HEAD_ROWS, branch_widths, given_tokens, llm_shape, parts_of, projector_parameters, resampled
+from cadmllm.plan.parts import (
+    HEAD_ROWS,
+    MICHELANGELO_TOKENS,
+    Part,
+    branch_widths,
+    given_tokens,
+    llm_shape,
+    parts_of,
+    projector_parameters,
+    resampled,
+)
 
 if TYPE_CHECKING:
     from cadmllm.settings import Settings
@@ -70,9 +80,18 @@ def work_of(settings: Settings, stage: int) -> Work:
             if part.component == "projectors" and resampled(settings, part.branch):
                 done = _resampling(settings, part.branch, stage) * (3 + again) / 3
             else:
-                done = 2.0 * part.parameters * (settings.model.point_tokens if part.branch == "points" else 257)
+                done = 2.0 * part.parameters * _tokens(settings, part)
             encoders[name] = encoders.get(name, 0.0) + done * (3 if part.trained else 1)
     return Work(token, 2 * 4 * shape.hidden * HEAD_ROWS, pair, encoders)
+
+
+def _tokens(settings: Settings, part: Part) -> int:
+    """Tokens that go through an encoder or a projector for a cloud or a view."""
+    model = settings.model
+    if part.branch == "images":
+        return model.image_tokens if part.component == "projectors" else 257
+    whole = part.component == "encoders" and model.points_encoder == "michelangelo"
+    return MICHELANGELO_TOKENS if whole else model.point_tokens
 
 
 def _resampling(settings: Settings, branch: str, stage: int) -> float:
