@@ -12,7 +12,7 @@ import torch
 from cadmllm.errors import CadmllmError
 from cadmllm.export.compare import GREEDY, Distance, Tolerance, measure, refuse_far, summary, tolerance
 from cadmllm.export.loading import check_prompts, gguf_of, load_plain
-from cadmllm.export.matrices import check_matrices
+from cadmllm.export.matrices import check_layers, check_matrices
 from cadmllm.export.prompts import prompts
 from cadmllm.export.questions import Answered, ask, collator_of, freed, without_lora
 from cadmllm.export.room import Room, find_room, in_ram
@@ -56,8 +56,8 @@ def verify_export(source: Source, folder: Path, kind: str, dtype: str, console: 
 
     Returns:
         JSON-ready: 'said' (a sentence), 'prompts' (distance, divergence, agreement each), 'worst', 'allowed', 'computed' (type
-        and device), 'reference', 'loader', 'lora' (LoRA's own effect), 'rows' or 'gguf' (what was compared value by value). Of a
-        GGUF file that RAM cannot hold in 32 bit: 'said', no prompts, 'gguf'.
+        and device), 'reference', 'loader', 'lora' (LoRA's own effect), 'rows' and 'tensors', or 'gguf' (what was compared
+        value by value). Of a GGUF file that RAM cannot hold in 32 bit: 'said', no prompts, 'gguf'.
 
     Raises:
         CadmllmError: E721 naming the prompt, the distance and what is allowed; E722 when plain tools cannot load the export; E814
@@ -69,10 +69,9 @@ def verify_export(source: Source, folder: Path, kind: str, dtype: str, console: 
         if room.needed > room.free:
             return _values_alone(exact, room, console)
     else:
-        exact, room = (
-            {"rows": check_matrices(source, folder, kind, TYPES[dtype])},
-            find_room(source, source.settings, TYPES[dtype]),
-        )
+        rows, layers = (check(source, folder, kind, TYPES[dtype]) for check in (check_matrices, check_layers))
+        exact = {"rows": rows, "tensors": layers}
+        room = find_room(source, source.settings, TYPES[dtype])
     allowed = tolerance(dtype, room.dtype)
     console.note(f"comparing answers: {room.said()}, the checkpoint first, then the export")
     told = _checkpoint(source, kind, room, console)
@@ -174,8 +173,8 @@ def _sentence(found: dict[str, Distance], allowed: Tolerance, dtype: str, room: 
 
 def _faint(effect: float, allowed: Tolerance) -> str:
     return (
-        f"; LoRA moves these answers by {effect:.2g} alone, less than the {allowed.distance:g} that rounding may: whether it"
-        " arrived is seen in the files' values, not in the answers (--dtype fp32 would show it)"
+        f"; LoRA moves these answers by {effect:.2g} alone, less than the {allowed.distance:g} that rounding may: that it"
+        " arrived is known from the files' values, not from the answers (--dtype fp32 would show it)"
     )
 
 

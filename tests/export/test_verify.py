@@ -96,6 +96,7 @@ def test_every_prompt_of_the_stage_is_asked_and_the_answers_are_the_same(made: E
     assert found["worst"]["agreement"] == 1.0
     assert found["lora"] > 1.0, "LoRA moves the answers by far more than what is allowed"
     assert found["rows"] == 2 * made.source.rows
+    assert found["tensors"] == len(made.source.shapes()) - 2
     assert found["computed"] == "float32 on cpu"
     assert "6 prompts" in found["said"]
     json.dumps(found, allow_nan=False)
@@ -248,6 +249,30 @@ def test_a_row_that_no_prompt_reads_is_compared_as_well(made: Exported, tmp_path
         verify_export(made.source, folder, "merged", "fp32", Console(quiet=True))
     assert caught.value.code == "E721"
     assert word in caught.value.message
+
+
+def _one_number(name: str) -> Callable[[dict[str, Tensor]], None]:
+    def nudge(tensors: dict[str, Tensor]) -> None:
+        tensors[name][3, 5] *= 1.01
+
+    return nudge
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("kind", "file", "name"),
+    [
+        ("merged", MERGED, "model.layers.1.mlp.down_proj.weight"),
+        ("adapter", ADAPTER, "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"),
+    ],
+)
+def test_a_number_that_no_answer_shows_is_compared_as_well(made: Exported, tmp_path: Path, kind: str, file: str, name: str):
+    folder = shutil.copytree(made.folders[f"{kind}-fp32"], tmp_path / "spoilt")
+    change(file, _one_number(name))(folder)
+    with pytest.raises(CadmllmError) as caught:
+        verify_export(made.source, folder, kind, "fp32", Console(quiet=True))
+    assert caught.value.code == "E721"
+    assert name in caught.value.message
 
 
 def _drop(name: str) -> Callable[[dict[str, Tensor]], None]:
