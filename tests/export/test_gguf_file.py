@@ -21,7 +21,7 @@ from torch import Tensor
 from cadmllm.corpus.types import CAD_SIZE
 from cadmllm.errors import CadmllmError
 from cadmllm.export.gguf_arch import architecture, hyperparameters
-from cadmllm.export.gguf_file import check_gguf, write_gguf
+from cadmllm.export.gguf_file import _check_blocks, check_gguf, write_gguf
 from cadmllm.export.gguf_model import gguf_logits
 from cadmllm.export.gguf_tensors import BF16, F16, F32, Q8_0, Slot, packed, returned, slots, turned, unpacked
 from cadmllm.export.source import Source
@@ -163,6 +163,20 @@ def test_errors_of_blocks_are_half_a_step(in_blocks: tuple[Source, Any, Path]) -
     source, model, path = in_blocks
     report = check_gguf(path, source, tensors_of(model), "q8_0")
     assert 0.49 < report["largest_error"] < 0.5625 + 1e-6, "half a step, and 127 / 2048 for the scale's own rounding"
+
+
+def test_ties_that_float32_decides_are_no_errors(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    steps = generator.uniform(1e-4, 1e-3, (2000, 1)).astype(np.float16).astype(np.float32)  # scales that 16 bit hold exactly
+    ties = (generator.integers(60, 126, (2000, 31)).astype(np.float32) + np.float32(0.5)) * steps
+    values = torch.from_numpy(np.concatenate([127 * steps, np.nextafter(ties, np.float32(0))], axis=1))
+    slot = Slot("w", "w", tuple(values.shape), Q8_0, 0, 0)
+    kept = quantize(values.numpy(), Q8_0)
+    assert 0.5 + 1e-6 < _check_blocks(tmp_path, slot, values, kept) < 0.5 + 3e-5
+    kept[7, 20] += 2
+    with pytest.raises(CadmllmError) as caught:
+        _check_blocks(tmp_path, slot, values, kept)
+    assert caught.value.code == "E721"
 
 
 def test_scaling_of_positions_is_kept(tmp_path: Path) -> None:
