@@ -40,8 +40,8 @@ VALUES = {
     "STRING": GGUFValueType.STRING,
 }
 ITEMS = {"STRINGS": GGUFValueType.STRING, "INT32S": GGUFValueType.INT32}
-# what GGUFReader raises for a file that is cut short or was changed
 IN_32_BIT = 127 * 2**-22  # steps: ties of up to 127 steps are decided by a division and a product in float32
+# what GGUFReader raises for a file that is cut short or was changed
 BROKEN = (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError, MemoryError)
 
 
