@@ -1,7 +1,7 @@
 """What exports of a real-size model take: seconds, gigabytes on disk and most memory, against peft's own merge in the same run.
 
     python3 benchmarks/export.py                                     # Qwen3-0.6B, a few minutes
-    python3 benchmarks/export.py --size Qwen3-1.7B --out rows.jsonl
+    python3 benchmarks/export.py --size Qwen3-1.7B --only idle write baseline --out rows.jsonl
     python3 benchmarks/export.py --arithmetic                        # what larger models take, computed
 
 The base has the real shape and random weights, streamed to disk in bf16 shards; the checkpoint is one of stage 3 with LoRA of
@@ -164,9 +164,11 @@ def baseline(base: Path, adapter: Path, out: Path) -> None:
     """In a process of its own: what people do without us."""
     import torch
     from peft import PeftModel
+    from safetensors import safe_open
     from transformers import AutoModelForCausalLM
 
-    rows = json.loads((adapter / "cadmllm.json").read_text())["rows"]
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        rows = file.get_slice("base_model.model.lm_head.weight").get_shape()[0]
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, tie_word_embeddings=False)
     model.resize_token_embeddings(rows, mean_resizing=False)
     model = PeftModel.from_pretrained(model, adapter)
@@ -191,7 +193,7 @@ def measured(label: str, command: list[str], out: Path) -> dict[str, Any]:
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begun
     if status:
-        sys.exit(f"{label} failed ({status}):\n{said[-3000:]}")
+        return {"what": label, "seconds": round(seconds, 1), "failed": said[-2000:]}
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) if out.is_dir() else 0
     peak = usage.ru_maxrss * 1024
     return {"what": label, "seconds": round(seconds, 1), "written_gb": round(size / 1e9, 3), "peak_gb": round(peak / 1e9, 3)}
@@ -220,41 +222,44 @@ def arithmetic(shape: LlmShape, rank: int = RANK, text_size: int = 151_669) -> d
     }
 
 
-def run(size: str, work: Path, out: Path | None, commands: bool) -> list[dict[str, Any]]:
-    """All rows of a model."""
-    shape = KNOWN[f"Qwen/{size}"]
-    base, checkpoint, made = work / size, work / "checkpoint", work / "out"
+def run(size: str, work: Path, out: Path | None, only: list[str]) -> list[dict[str, Any]]:
+    """All rows of a model, or those whose names hold one of the words of `only`."""
+    base, checkpoint, made, adapter = work / size, work / "checkpoint", work / "out", work / "adapter"
     rows: list[dict[str, Any]] = []
 
-    def row(label: str, *command: str, keep: Path | None = None) -> None:
+    def row(label: str, *command: str) -> None:
+        if only and not any(word in label for word in only):
+            return
         rows.append({"model": size} | measured(label, [sys.executable, *command], made))
         print(json.dumps(rows[-1]), flush=True)
         if out is not None:
             with out.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
-        if keep is not None:
-            made.rename(keep)
         shutil.rmtree(made, ignore_errors=True)
 
     this = str(Path(__file__).resolve())
     print(f"making {size} in {work}", file=sys.stderr)
-    make_checkpoint(checkpoint, make_base(base, shape))
+    make_checkpoint(checkpoint, make_base(base, KNOWN[f"Qwen/{size}"]))
     row("idle", this, "--child", "idle")
     for kind, dtype in WRITTEN:
         row(f"write {kind} {dtype}", this, "--child", "write", str(checkpoint), kind, dtype, str(made))
-    for kind, dtype in COMMANDS if commands else COMMANDS[:1]:
+    for kind, dtype in COMMANDS:
         options = ["--checkpoint", str(checkpoint), "--to", kind, "--dtype", dtype, "--out", str(made), "--quiet"]
-        row(f"command {kind} {dtype}", "-m", "cadmllm", "export", *options, keep=work / "adapter" if kind == "adapter" else None)
-    row("baseline: peft merge_and_unload", this, "--child", "baseline", str(base), str(work / "adapter"), str(made))
+        row(f"command {kind} {dtype}", "-m", "cadmllm", "export", *options)
+    write(checkpoint, "adapter", "bf16", adapter)
+    row("baseline: peft merge_and_unload", this, "--child", "baseline", str(base), str(adapter), str(made))
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown, with ratios against the baseline."""
-    base = rows[-1]
+    """Markdown, with ratios against the baseline where it was run."""
+    base = next((row for row in rows if row["what"].startswith("baseline") and "failed" not in row), None)
     lines = ["| what | seconds | written GB | peak GB | time of peft's | memory of peft's |", "|---|---|---|---|---|---|"]
     for row in rows:
-        ratios = f"{row['seconds'] / base['seconds']:.2f} | {row['peak_gb'] / base['peak_gb']:.2f}"
+        if "failed" in row:
+            lines.append(f"| {row['what']} | {row['seconds']:.1f} | failed: {row['failed'].strip().splitlines()[0]} | | | |")
+            continue
+        ratios = f"{row['seconds'] / base['seconds']:.2f} | {row['peak_gb'] / base['peak_gb']:.2f}" if base else " | "
         lines.append(f"| {row['what']} | {row['seconds']:.1f} | {row['written_gb']:.2f} | {row['peak_gb']:.2f} | {ratios} |")
     return "\n".join(lines)
 
@@ -264,7 +269,7 @@ def main() -> None:
     parser.add_argument("--size", choices=[name.removeprefix("Qwen/") for name in KNOWN], default="Qwen3-0.6B")
     parser.add_argument("--work", type=Path, help="where the files are made, and removed afterwards (default: /tmp)")
     parser.add_argument("--out", type=Path, help="append the rows as JSON lines")
-    parser.add_argument("--no-commands", action="store_true", help="only the writing, without the comparison of answers")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="rows whose name holds one: write, command, gguf")
     parser.add_argument("--arithmetic", action="store_true", help="print what every known size takes, and end")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -288,7 +293,7 @@ def main() -> None:
     if need > free:
         sys.exit(f"skipped: {given.size} takes about {need:.0f} GB here, and {free:.0f} GB are free: --work DIR, or --arithmetic")
     with tempfile.TemporaryDirectory(prefix="cadmllm-export-", dir=given.work) as work:
-        print("\n" + table(run(given.size, Path(work), given.out, not given.no_commands)))
+        print("\n" + table(run(given.size, Path(work), given.out, given.only)))
     print("\ncomputed from the shape: " + json.dumps(arithmetic(KNOWN[f"Qwen/{given.size}"])))
 
 
