@@ -39,7 +39,7 @@ def test_room_enough_is_no_finding_and_told_by_stage(parts):
     outcome = check_sequences(situation(parts, 1, 3))
     assert outcome.findings == ()
     known = lengths(parts)
-    assert outcome.summary == f"stage 3 has room for targets of 1,470 tokens; 0 of {len(known)} have more"
+    assert outcome.summary == f"stage 3 has room for targets of 1,663 tokens; 0 of {len(known)} have more"
     assert outcome.details[0].startswith("stage 1: room for 1,984 tokens beside 0 features; targets have ")
     assert f"{known[-1]} (longest); 0 are left out" in outcome.details[1]
 
@@ -73,10 +73,10 @@ def test_all_of_them_too_long(parts):
 
 
 def test_features_that_leave_no_room_for_a_supervised_token(parts):
-    (finding,) = check_sequences(situation(parts, 1, 3, train={"max_seq_length": 578})).findings
+    (finding,) = check_sequences(situation(parts, 1, 3, train={"max_seq_length": 385})).findings
     assert (finding.code, finding.level) == ("E606", Level.FAIL)
     assert "stage 3: a prompt leaves no room" in finding.message
-    assert "578 less 514 features" in finding.message
+    assert "385 less 321 features" in finding.message
     assert "model.image_tokens" in finding.remedy
     (number,) = re.findall(r"max_seq_length=(\d+)", finding.remedy)
     assert check_sequences(situation(parts, 1, 3, train={"max_seq_length": int(number)})).findings == ()
