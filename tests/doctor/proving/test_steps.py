@@ -151,8 +151,10 @@ def test_cached_features_are_used_as_training_uses_them(bench, lora, tmp_path) -
         "model.points_checkpoint": str(tmp_path / "points.pt"),
         "model.point_tokens": 9,
         "model.image_encoder": str(tmp_path / "dino"),
-        "model.image_bridge": "mlp",
+        "model.image_bridge": "perceiver",
         "model.image_tokens": 5,
+        "model.image_views": 2,
+        "model.resampler_width": 32,
         **lora,
     }
     running = bench(**frozen)
