@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -17,6 +18,9 @@ _HARMLESS = ("omegaconf.", "pytorch_lightning.", "lightning.", "lightning_fabric
 _PLAIN = {"argparse.Namespace", "typing.Any", "collections.defaultdict"}
 _KINDS = ("dict", "list", "tuple", "int", "float", "str", "bool")
 _PLAIN |= {f"{home}.{kind}" for home in ("builtins", "__builtin__") for kind in _KINDS}
+# torch's readers raise all of these on damaged files
+_DAMAGED = (OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError, MemoryError)
+_DAMAGED += (AssertionError, ArithmeticError, struct.error)
 
 
 class NotPlain(Exception):
@@ -54,7 +58,7 @@ def load_plain(path: Path) -> object:
         raise NotPlain(f"it is not a plain file of tensors (loading it would run code{_calls(path)})") from error
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise NotPlain(f"it is cut short or broken ({error})") from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError, IndexError, MemoryError) as error:
+    except _DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise NotPlain(f"it is broken or not a PyTorch file ({reason})") from error
 
@@ -86,7 +90,7 @@ def _calls(path: Path) -> str:
     """What a pickle would call, read without calling it: ': os.system'."""
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+    except (*_DAMAGED, pickle.UnpicklingError):
         return ""  # the older format: torch names only the first, in its own words
     names = [name for name in names if name not in _PLAIN and not name.startswith(_HARMLESS)]
     return f": {', '.join(names[:3])}" if names else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import random
 import sys
 import types
 import zipfile
@@ -93,6 +94,34 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path):
     for length in (3, 60, len(whole) - 100, len(whole) - 1):
         (tmp_path / "cut.pt").write_bytes(whole[:length])
         assert why(tmp_path / "cut.pt")
+
+
+@pytest.mark.parametrize("usual", [True, False])
+def test_a_file_with_wrong_bytes_is_read_or_refused(tmp_path: Path, usual: bool):
+    torch.save({f"t{k}": torch.randn(5) for k in range(6)}, tmp_path / "a.pt", _use_new_zipfile_serialization=usual)
+    whole, draw = (tmp_path / "a.pt").read_bytes(), random.Random(0)
+    refusals = 0
+    for number in range(150):
+        changed = bytearray(whole)
+        for _ in range(draw.choice((1, 3, 20))):
+            changed[draw.randrange(len(changed))] = draw.randrange(256)
+        path = tmp_path / f"{number}.pt"
+        path.write_bytes(changed)
+        try:
+            load_plain(path)
+        except NotPlain:
+            refusals += 1
+    assert refusals > 20
+
+
+def test_an_older_file_that_names_a_storage_that_is_not_there(tmp_path: Path):
+    tensor = torch.randn(5)
+    torch.save({"a": tensor}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "a.pt").read_bytes()
+    key = str(tensor.untyped_storage()._cdata).encode()
+    assert whole.count(key) == 2  # in the tensors, and in the list of storages behind them
+    (tmp_path / "a.pt").write_bytes(whole.replace(key, b"1" * len(key), 1))
+    assert "not found" in why(tmp_path / "a.pt")
 
 
 def test_a_storage_that_claims_more_than_the_file_holds(tmp_path: Path):
