@@ -37,7 +37,7 @@ ROWS_FILE = "cad_rows.safetensors"
 BFLOAT16_CAPABILITY = (8, 0)  # Ampere and newer compute in it
 # what from_pretrained raises for files that are missing, cut short, of another model, or behind a network that is not there
 LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError, SafetensorError)
-LOAD_ERRORS += (StrictDataclassError,)  # a config.json whose values are of other types
+LOAD_ERRORS += (StrictDataclassError, LookupError, ArithmeticError)  # a config.json whose values are of other types, or senseless
 
 
 @dataclass(slots=True)

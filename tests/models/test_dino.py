@@ -207,6 +207,10 @@ def test_weights_that_lack_something_are_of_another_shape_or_not_finite(mine: Pa
         ("num_hidden_layers", -1),
         ("image_size", "518"),
         ("patch_size", [14]),
+        ("hidden_act", "no such function"),
+        ("num_attention_heads", 5),
+        ("mlp_ratio", -1),
+        ("out_indices", [99]),
     ],
 )
 def test_a_configuration_that_cannot_be(mine: Path, key: str, value: object):
