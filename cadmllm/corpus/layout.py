@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cadmllm.cad.program import Program
     from cadmllm.console import Console
     from cadmllm.corpus.index import Index
+    from cadmllm.corpus.points import Sampling
     from cadmllm.corpus.types import Cloud
     from cadmllm.settings import DataSettings
 
@@ -133,8 +134,8 @@ class DataSet:
         place = self.index.place(Kind.CLOUD, id_)
         return self._checked(Path(place), id_) if place else None
 
-    def cloud(self, id_: str, count: int, seed: int) -> Cloud:
-        """`count` points of the id's cloud, drawn by `seed`.
+    def cloud(self, id_: str, count: int, seed: int, sampling: Sampling = "uniform") -> Cloud:
+        """`count` points of the id's cloud, drawn by `seed` (`points.draw_cloud`).
 
         Raises:
             CadmllmError: E404 when there is none or it is unreadable, E43x for what else may be wrong with it.
@@ -144,7 +145,7 @@ class DataSet:
         path = self.cloud_path(id_)
         if path is None:
             raise CadmllmError("E404", f"{id_} has no point file", f"cadmllm data prepare {self.data.root} --points")
-        return points.load_cloud(path, count, seed)
+        return points.load_cloud(path, count, seed, sampling)
 
     def view_paths(self, id_: str) -> list[Path]:
         """The id's views, by number."""

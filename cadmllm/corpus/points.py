@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from cadmllm.cad.frame import Transform
 from cadmllm.corpus import order
 from cadmllm.corpus.facts import Flaw, Level
+from cadmllm.corpus.farthest import farthest_points
 from cadmllm.corpus.normals import estimate_normals
 from cadmllm.corpus.pointfiles import REMEDY, Table, read_table
 from cadmllm.corpus.types import Cloud
@@ -27,7 +29,10 @@ THIN = 1e-4  # of the longest side: the coordinate grid of programs is about as 
 SPARE = 0.1  # share of points that may be left out for want of a normal before all normals are estimated
 
 VERSION = 1  # of `draw_cloud`; raise it when it gives other points, since cached features are then of another input
+CANDIDATES = 4  # times the points wanted: among so many, drawn at random, those far from each other are looked for
 _CLOUD_STREAM = 77  # keeps the choice of points apart from every other use of the same seed
+
+Sampling = Literal["uniform", "farthest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +52,33 @@ class RawCloud:
     remarks: tuple[Flaw, ...] = ()
 
 
-def load_cloud(path: Path, count: int, seed: int) -> Cloud:
+def load_cloud(path: Path, count: int, seed: int, sampling: Sampling = "uniform") -> Cloud:
     """`count` points of a file in the normalised frame.
 
-    More points than wanted: a random part of them. Fewer: all, and some of them again. A file without normals gets
+    More points than wanted: a random part of them, or those of it that lie far from each other (`corpus/farthest`). Fewer: all,
+    and some of them again. A file without normals gets
     estimated ones (`normals.estimate_normals`). `Cloud.transform` leads from the coordinates that the cloud originally
     had (mm for ours, the file's own for files without a stored transform) to the normalised frame.
 
     Args:
         path: the file.
         count: points wanted.
-        seed: of the choice, an integer >= 0.
+        seed: of the choice, an integer >= 0; of 'farthest' it chooses the candidates and the first point.
+        sampling: 'uniform' or 'farthest', the setting `model.point_sampling`.
 
     Raises:
         CadmllmError: as `read_cloud`.
     """
-    return draw_cloud(read_cloud(path), count, seed)
+    return draw_cloud(read_cloud(path), count, seed, sampling)
 
 
-def draw_cloud(raw: RawCloud, count: int, seed: int) -> Cloud:
+def draw_cloud(raw: RawCloud, count: int, seed: int, sampling: Sampling = "uniform") -> Cloud:
     """`count` points of a cloud that was read, see `load_cloud`."""
     step = _normalising(raw.points, raw.transform)
     everything = (raw.points - list(step.center)) * step.scale
     shuffled = np.argsort(order.stream(_CLOUD_STREAM, seed).random_raw(len(everything)), kind="stable")
-    chosen = shuffled[:count]
+    chosen = shuffled[: CANDIDATES * count] if sampling == "farthest" else shuffled[:count]
+    chosen = chosen[first_of(everything[chosen], count, sampling)]
     if len(chosen) < count:
         again = order.stream(_CLOUD_STREAM, seed, 1).random_raw(count - len(chosen)) % np.uint64(len(everything))
         chosen = np.concatenate([chosen, again.astype(np.int64)])
@@ -80,6 +88,14 @@ def draw_cloud(raw: RawCloud, count: int, seed: int) -> Cloud:
     else:
         normals = raw.normals[chosen]
     return Cloud(points.astype(np.float32), normals.astype(np.float32), _composed(raw.transform, step))
+
+
+def first_of(shuffled: np.ndarray, count: int, sampling: Sampling) -> np.ndarray:
+    """Rows of at most `count` of points [N, 3] in random order: the first ones, or of the first `CANDIDATES` times as many the
+    first and those farthest from each other."""
+    if sampling == "uniform" or len(shuffled) <= count:
+        return np.arange(min(count, len(shuffled)))
+    return farthest_points(shuffled[: CANDIDATES * count], count)
 
 
 def read_cloud(path: Path) -> RawCloud:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cadmllm.corpus.features import FeatureStore
     from cadmllm.corpus.layout import DataSet
+    from cadmllm.corpus.points import Sampling
 
 SEED_SCHEME = 1  # of `fixed_seed`; raise it when the fixed draws change, since features that were encoded are then others
 BARE_SHARE = 0.15  # of the samples that show a cloud or an image
@@ -100,6 +101,7 @@ def load_sample(
     epoch: int,
     position: int,
     point_count: int = 4096,
+    sampling: Sampling = "uniform",
     views: int = 1,
     draws: int = 0,
     features: FeatureStore | None = None,
@@ -119,6 +121,7 @@ def load_sample(
         combination: what to show (`Draw.shown`).
         seed, stage, epoch, position: what the draws depend on.
         point_count: points of a cloud.
+        sampling: which of its points (`points.draw_cloud`).
         views: images shown (fewer where the id has fewer).
         draws: 0: other points at each visit; K: one of K fixed draws of points, chosen anew at each visit.
         features: what it holds (of clouds, of views) is taken from it, the same draws and views as without.
@@ -132,7 +135,7 @@ def load_sample(
     shows: dict[str, Any] = {}
     if "point_cloud" in asked:
         try:
-            shows |= _cloud(dataset, id_, point_count, order.whole(order.CLOUD, *key), draws, features)
+            shows |= _cloud(dataset, id_, point_count, sampling, order.whole(order.CLOUD, *key), draws, features)
             shown.append("point_cloud")
         except CadmllmError as error:
             dataset.note(error, id_)
@@ -150,10 +153,12 @@ def fixed_seed(draw: int) -> int:
     return order.whole(order.FIXED, draw)
 
 
-def _cloud(dataset: DataSet, id_: str, count: int, pick: int, draws: int, features: FeatureStore | None) -> dict[str, Any]:
+def _cloud(
+    dataset: DataSet, id_: str, count: int, sampling: Sampling, pick: int, draws: int, features: FeatureStore | None
+) -> dict[str, Any]:
     if features is not None and "points" in features.parts:
         return {"cloud_features": (features.cloud(id_, pick % (draws or features.draws)),)}
-    return {"clouds": (dataset.cloud(id_, count, fixed_seed(pick % draws) if draws else pick),)}
+    return {"clouds": (dataset.cloud(id_, count, fixed_seed(pick % draws) if draws else pick, sampling),)}
 
 
 def _images(

@@ -64,10 +64,13 @@ class Sources:
         listed: what to load.
         point_count: points of a draw.
         draws: draws of a cloud.
+        sampling: which of its points (`points.draw_cloud`).
     """
 
-    def __init__(self, part: str, listed: Sequence[Source], point_count: int, draws: int) -> None:
-        self.part, self.listed, self.point_count, self.draws = part, listed, point_count, draws
+    def __init__(
+        self, part: str, listed: Sequence[Source], point_count: int, draws: int, sampling: points.Sampling = "uniform"
+    ) -> None:
+        self.part, self.listed, self.point_count, self.draws, self.sampling = part, listed, point_count, draws, sampling
 
     def __len__(self) -> int:
         return len(self.listed)
@@ -92,7 +95,8 @@ class Sources:
             raw = points.read_cloud(source.paths[0])
         except CadmllmError as error:
             return [None] * self.draws, [(0, error.code, error.message)]
-        clouds = [points.draw_cloud(raw, self.point_count, fixed_seed(draw)) for draw in range(self.draws)]
+        seeds = map(fixed_seed, range(self.draws))
+        clouds = [points.draw_cloud(raw, self.point_count, seed, self.sampling) for seed in seeds]
         return [(cloud.points, cloud.normals) for cloud in clouds], []
 
     def _views(self, source: Source) -> tuple[list[tuple[np.ndarray, ...] | None], list[tuple[int, str, str]]]:
@@ -125,8 +129,8 @@ def sources_of(dataset: DataSet, part: str, ids: Sequence[str]) -> Iterator[Sour
             yield Source(id_, stem, shared.setdefault(ends, ends))
 
 
-def inputs_of(part: str, point_count: int, draws: int) -> dict[str, int]:
-    """What the inputs of an encoder depend on, for a `Recipe`."""
+def inputs_of(part: str, point_count: int, draws: int, sampling: points.Sampling = "uniform") -> dict[str, int]:
+    """What the inputs of an encoder depend on, for a `Recipe`; uniform sampling is the one that has no name there."""
     if part == "images":
         return {"pixels": pixels.VERSION}
     return {
@@ -135,4 +139,5 @@ def inputs_of(part: str, point_count: int, draws: int) -> dict[str, int]:
         "seeds": SEED_SCHEME,
         "points": points.VERSION,
         "normals": normals.VERSION,
+        **({"farthest": points.CANDIDATES} if sampling == "farthest" else {}),
     }

@@ -23,6 +23,7 @@ from cadmllm.settings import COMBINATIONS
 if TYPE_CHECKING:
     from cadmllm.console import Console
     from cadmllm.corpus.layout import DataSet
+    from cadmllm.corpus.points import Sampling
     from cadmllm.corpus.roster import Ids
     from cadmllm.corpus.types import Cloud, Sample
     from cadmllm.infer.api import CadModel
@@ -49,7 +50,7 @@ class Case:
     shows: str
     ids: tuple[str, ...]
     views: int | None = None
-    cloud: Callable[[DataSet, str, int, int], Cloud] | None = None
+    cloud: Callable[[DataSet, str, int, int, Sampling], Cloud] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +245,7 @@ def load_shown(dataset: DataSet, model: CadMLLM, case: Case, id_: str, seed: int
         epoch=0,
         position=position,
         point_count=shape.point_count,
+        sampling=shape.point_sampling,
         views=case.views or shape.image_views,
         draws=model.settings.data.draws,
     )
@@ -252,7 +254,7 @@ def load_shown(dataset: DataSet, model: CadMLLM, case: Case, id_: str, seed: int
         del dataset.problems[before:]
         raise CadmllmError(found[0].code, found[0].message, f"cadmllm data show {id_}")
     if case.cloud:
-        sample = replace(sample, clouds=(case.cloud(dataset, id_, shape.point_count, seed),))
+        sample = replace(sample, clouds=(case.cloud(dataset, id_, shape.point_count, seed, shape.point_sampling),))
     # training leaves the caption out now and then; here the combination's name says whether there is one
     key = (seed, 0, 0, position)
     caption = dataset.caption(id_, order.whole(order.CAPTION, *key)) if "text" in modalities else BARE_REQUEST

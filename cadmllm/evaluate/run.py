@@ -137,7 +137,11 @@ def identity_of(cad: CadModel, dataset: DataSet, side: Side, cases: Sequence[Cas
         "data": {"fingerprint": dataset.fingerprint(), "split": side.split},
         "cases": {case.name: {"ids": len(case.ids), "sha256": asked[case.name]} for case in cases},
         "settings": {
-            "model": {"point_count": model.point_count, "image_views": model.image_views},
+            "model": {
+                "point_count": model.point_count,
+                "image_views": model.image_views,
+                **({} if model.point_sampling == "uniform" else {"point_sampling": model.point_sampling}),
+            },
             **_settings_of(settings, infer=True),
             "dtype": settings.dtype,
         },

@@ -14,7 +14,7 @@ import numpy as np
 
 from cadmllm.corpus import order
 from cadmllm.corpus.normals import estimate_normals
-from cadmllm.corpus.points import NEIGHBOURHOOD, draw_cloud, read_cloud
+from cadmllm.corpus.points import NEIGHBOURHOOD, Sampling, draw_cloud, first_of, read_cloud
 from cadmllm.corpus.types import Cloud
 from cadmllm.errors import CadmllmError
 from cadmllm.evaluate.held_out import position_of
@@ -42,7 +42,7 @@ class Spoilt:
     how: Literal["half", "ball"] = "half"
     points: int | None = None
 
-    def __call__(self, dataset: DataSet, id_: str, count: int, seed: int) -> Cloud:
+    def __call__(self, dataset: DataSet, id_: str, count: int, seed: int, sampling: Sampling = "uniform") -> Cloud:
         """`count` points of the id's spoilt cloud; where fewer are left, some stand there again, as `infer` reads such a file.
 
         Raises:
@@ -57,7 +57,7 @@ class Spoilt:
         bare = replace(raw, normals=np.zeros_like(raw.points))
         whole = draw_cloud(bare, len(raw.points), order.whole(order.CLOUD, *key))
         left = self.spoil(whole.points.astype(np.float64), key)
-        shown = left[:count]
+        shown = left[first_of(left, count, sampling)]
         normals = estimate_normals(shown, left[: max(count, NEIGHBOURHOOD)])
         if len(shown) < count:
             again = np.random.default_rng([_AGAIN, *key]).integers(0, len(shown), count - len(shown))

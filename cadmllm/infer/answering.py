@@ -82,7 +82,7 @@ def _read(cad: CadModel, request: Request, asked: InferSettings) -> Work | Cadml
     settings = cad.model.settings.model_copy(update={"infer": asked})
     try:
         size = parse_size(request.size, asked.units) if request.size else None
-        shown = request.read(settings).drawn(settings.model.point_count, asked.seed)
+        shown = request.read(settings).drawn(settings.model.point_count, asked.seed, settings.model.point_sampling)
         check_modalities(shown.sample, cad.model, cad.name)
         check_room(cad.model, shown.sample, asked.max_new_tokens)
     except CadmllmError as error:

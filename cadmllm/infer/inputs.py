@@ -11,7 +11,7 @@ from cadmllm.corpus.types import Sample
 from cadmllm.errors import CadmllmError
 
 if TYPE_CHECKING:
-    from cadmllm.corpus.points import RawCloud
+    from cadmllm.corpus.points import RawCloud, Sampling
     from cadmllm.models.fusion import CadMLLM
 
 MOST_CLOUDS = 16
@@ -26,23 +26,23 @@ class Shown:
         described: each input for the record: kind, file (not of values), sha256, and its points, triangles or pixels.
         notes: what deserves to be said: estimated normals, outliers, what was left out or assumed.
         raw: all points of the cloud, so that others can be drawn without reading again.
-        drawn_as: (count, seed) of the points in the sample.
+        drawn_as: (count, seed, sampling) of the points in the sample.
     """
 
     sample: Sample
     described: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     raw: RawCloud | None = None
-    drawn_as: tuple[int, int] | None = None
+    drawn_as: tuple[int, int, str] | None = None
 
-    def drawn(self, point_count: int, seed: int) -> Shown:
-        """The same with another draw of points: the checkpoint says how many its encoder sees."""
-        if self.raw is None or self.drawn_as == (point_count, seed):
+    def drawn(self, point_count: int, seed: int, sampling: Sampling = "uniform") -> Shown:
+        """The same with another draw of points: the checkpoint says how many its encoder sees, and which."""
+        if self.raw is None or self.drawn_as == (point_count, seed, sampling):
             return self
         from cadmllm.corpus.points import draw_cloud
 
-        sample = replace(self.sample, clouds=(draw_cloud(self.raw, point_count, seed),))
-        return replace(self, sample=sample, drawn_as=(point_count, seed))
+        sample = replace(self.sample, clouds=(draw_cloud(self.raw, point_count, seed, sampling),))
+        return replace(self, sample=sample, drawn_as=(point_count, seed, sampling))
 
 
 def read_inputs(
@@ -52,6 +52,7 @@ def read_inputs(
     *,
     point_count: int,
     seed: int,
+    sampling: Sampling = "uniform",
     name: str = "prompt",
     units: str = "mm",
     clean: bool = False,
@@ -65,6 +66,7 @@ def read_inputs(
             normal), `cad.mesh.Mesh`, `trimesh.Trimesh`.
         point_count: points drawn from it.
         seed: of that draw.
+        sampling: which points (`corpus.points.draw_cloud`).
         name: id of the sample; random numbers of sampling depend on it.
         units: of the clouds' numbers, a key of `cad.kernel.UNITS`; glTF, 3MF and our own .npz say theirs themselves.
         clean: leave outliers of scans out (points that are drawn from a mesh have none).
@@ -92,7 +94,7 @@ def read_inputs(
         views, described, notes = read_views(pictures)
     shows = ("text", *(["point_cloud"] if scans else []), *(["image"] if pictures else []))
     shown = Shown(Sample(name, "+".join(shows), caption, None, images=tuple(views)), described, notes)
-    return _with_cloud(shown, scans, units, seed, clean).drawn(point_count, seed) if scans else shown
+    return _with_cloud(shown, scans, units, seed, clean).drawn(point_count, seed, sampling) if scans else shown
 
 
 def _with_cloud(shown: Shown, values: tuple[Any, ...], units: str, seed: int, clean: bool) -> Shown:

@@ -48,6 +48,7 @@ class Request:
             self.images,
             self.points,
             point_count=settings.model.point_count,
+            sampling=settings.model.point_sampling,
             seed=asked.seed if self.seed is None else self.seed,
             name=self.name,
             units=asked.units,

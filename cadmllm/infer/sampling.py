@@ -180,7 +180,8 @@ class HeldOutPrompts:
     def _read(self, chosen: Sequence[tuple[str, str]], workshop: Workshop) -> list[Prompt]:
         """The samples and what is right, built by the kernel; what cannot be read any more is noted and left out."""
         model, data = self.settings.model, self.settings.data
-        shape: dict[str, Any] = {"point_count": model.point_count, "views": model.image_views, "draws": data.draws}
+        shape: dict[str, Any] = {"point_count": model.point_count, "sampling": model.point_sampling}
+        shape |= {"views": model.image_views, "draws": data.draws}
         # training checked them before its first step; a look at text alone does not ask for them
         store = FeatureStore(data.features) if data.features and any(name != "text" for _, name in chosen) else None
         read = []

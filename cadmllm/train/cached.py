@@ -144,7 +144,8 @@ def _check_recipe(settings: Settings, part: Part, console: Console, means: Means
     kind, source = encoder_name(settings, name)
     files = means.files(settings, name)
     # fewer draws than are there are the first of them
-    inputs = inputs_of(name, settings.model.point_count, max(found.draws, settings.data.draws))
+    draws = max(found.draws, settings.data.draws)
+    inputs = inputs_of(name, settings.model.point_count, draws, settings.model.point_sampling)
     # one that only the encoder could tell is no less than what is asked of it
     tokens = feature_tokens(settings, name, found.tokens) or max(MICHELANGELO_TOKENS, settings.model.point_tokens)
 

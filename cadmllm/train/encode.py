@@ -158,7 +158,7 @@ class PartEncoding:
         return self._report(kept, time.perf_counter() - self.begun)
 
     def _sources(self, listed: Sequence[Source]) -> Sources:
-        return Sources(self.part, listed, self.settings.model.point_count, self.options.draws)
+        return Sources(self.part, listed, self.settings.model.point_count, self.options.draws, self.settings.model.point_sampling)
 
     # what is there
 
@@ -185,7 +185,8 @@ class PartEncoding:
         """What the settings ask for; the encoder is loaded only where its files do not tell that it is the one that was used."""
         kind, source = encoder_name(self.settings, self.part)
         files = files_hash(self.settings, self.part)
-        inputs = inputs_of(self.part, self.settings.model.point_count, self.options.draws)
+        model = self.settings.model
+        inputs = inputs_of(self.part, model.point_count, self.options.draws, model.point_sampling)
         found = shards[-1].recipe if shards else None
         same = found is not None and files and found.files == files and found.compute == self.settings.dtype
         weights, width = (found.weights, found.width) if same and found else (self.encoder.weights, self.encoder.width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -188,9 +188,15 @@ class HeldOut:
     def _encoded(self, item: Item) -> Encoded | None:
         if item in self._kept:
             return self._kept[item]
-        where = {"seed": self.settings.train.seed, "stage": self.stage.number, "epoch": EPOCH, "position": item.place}
+        where: dict[str, Any] = {
+            "seed": self.settings.train.seed,
+            "stage": self.stage.number,
+            "epoch": EPOCH,
+            "position": item.place,
+        }
         model = self.settings.model
-        shape = {"point_count": model.point_count, "views": model.image_views, "draws": self.settings.data.draws}
+        shape: dict[str, Any] = {"point_count": model.point_count, "sampling": model.point_sampling}
+        shape |= {"views": model.image_views, "draws": self.settings.data.draws}
         try:
             sample = load_sample(self.dataset, item.id, item.combination, features=self.features, **where, **shape)
             encoded = self.collate.encode(sample)

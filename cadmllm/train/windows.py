@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from errno import EMFILE, ENFILE
 from multiprocessing import active_children
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -182,8 +182,9 @@ class Windows(Dataset[Window]):
 
     def _encoded(self, epoch: int, item: Item) -> Encoded:
         model = self.settings.model
-        shape = {"point_count": model.point_count, "views": model.image_views, "draws": self.settings.data.draws}
-        where = self._where(epoch, item.place)
+        shape: dict[str, Any] = {"point_count": model.point_count, "sampling": model.point_sampling}
+        shape |= {"views": model.image_views, "draws": self.settings.data.draws}
+        where: dict[str, Any] = self._where(epoch, item.place)
         sample = load_sample(self.dataset, item.id, item.draw.shown, features=self.features, **where, **shape)
         length = 0 if sample.target is None else len(sample.target)
         if length > self.longest:

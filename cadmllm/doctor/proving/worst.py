@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cadmllm.corpus.sample import load_sample
 from cadmllm.errors import CadmllmError
@@ -30,8 +30,9 @@ def combination_of(bench: Bench, id_: str) -> str:
 def read(bench: Bench, id_: str, shown: str, place: int) -> Encoded | None:
     """A sample as training reads and encodes it; None where it cannot be read."""
     session, model = bench.session, bench.settings.model
-    where = {"seed": bench.settings.train.seed, "stage": bench.stage.number, "epoch": EPOCH, "position": place}
-    shape = {"point_count": model.point_count, "views": model.image_views, "draws": bench.settings.data.draws}
+    where: dict[str, Any] = {"seed": bench.settings.train.seed, "stage": bench.stage.number, "epoch": EPOCH, "position": place}
+    shape: dict[str, Any] = {"point_count": model.point_count, "sampling": model.point_sampling}
+    shape |= {"views": model.image_views, "draws": bench.settings.data.draws}
     store = session.cached.store if session.cached else None
     try:
         sample = load_sample(bench.dataset, id_, shown, features=store, **where, **shape)
