@@ -3,8 +3,8 @@
     python plain_answers.py JOBS.json
 
 JOBS.json is a list of {"folder", "base" (null: a merged model), "rows", "asked": file.npz, "out": file.npz}. `asked` has, for
-k = 0, 1, ...: ids_k [T]; where features stand in the prompt, features_k [N, width] of an encoder, branch_k ('points' or 'images') and
-place_k, the id of their placeholder. `out` gets logits_k [T, rows].
+k = 0, 1, ...: ids_k [T]; where features stand in the prompt, features_k [N, width] of an encoder, branch_k ('points' or 'images')
+and place_k, the id of their placeholder. `out` gets logits_k [T, rows].
 """
 
 from __future__ import annotations

@@ -97,6 +97,7 @@ def test_a_whole_model_of_stage_2(trip: Callable[..., Trip]):
     check_infer(trip("whole", 2, ("merged",), tied=False, lora=False))
 
 
+@pytest.mark.long
 def test_frozen_encoders_through_resamplers(trip: Callable[..., Trip], tmp_path: Path):
     """Michelangelo and DINOv2 from files that the export does not hold; the user says where they lie."""
     files = {
