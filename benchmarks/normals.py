@@ -128,7 +128,7 @@ def coverage(parts: list[tuple[str, Mesh]]) -> None:
             gaps, seconds = [], 0.0
             for _, mesh in parts:
                 points, normals = sample_surface(mesh, MANY, 5)
-                raw, begun = RawCloud(points, normals, normalise(mesh)), time.process_time()
+                raw, begun = RawCloud(points, normals, None), time.process_time()
                 chosen = draw_cloud(raw, count, 0, sampling)
                 seconds += time.process_time() - begun
                 everything = (points - list(chosen.transform.center)) * chosen.transform.scale

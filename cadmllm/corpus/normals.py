@@ -20,7 +20,7 @@ VERSION = 2  # of the estimates; raise it when they change, since cached feature
 _PAIRS = np.array([(a, b) for a in range(7) for b in range(a)])  # of the nearest neighbours: a plane through the point each
 _LENT = 12  # nearest points whose planes stand for election, too
 _NEAR = 0.08  # of the neighbourhood's radius: how far a voter may be from a plane
-_FLAT = 0.02  # thickness over width of a neighbourhood below which nothing needs to be chosen
+_FLAT = 0.1  # thickness over width of a neighbourhood below which nothing needs to be chosen
 _NOISY = 0.01  # of the radius: the tenth of the points that fit best is off by more: no surface is so rough
 _LEFT = 0.7  # of the noise, once points are brought to the mean of their neighbours
 _SMOOTHED = np.cos(np.radians(40.0))  # normals further apart than this are of different faces
@@ -62,7 +62,7 @@ class _Around:
     def of(cls, points: np.ndarray, cloud: np.ndarray, count: int = POOL + 1, within: int = NEIGHBOURS) -> _Around:
         from scipy.spatial import KDTree
 
-        distances, nearest = KDTree(cloud).query(points, k=min(count, len(cloud)))
+        distances, nearest = KDTree(cloud).query(points, k=np.arange(1, min(count, len(cloud)) + 1))
         reach = distances[:, min(within, distances.shape[1]) - 1]
         if not reach.all():  # neighbours that are all one point span no plane
             distinct = np.unique(cloud, axis=0)

@@ -160,9 +160,11 @@ def _spread(rows: np.ndarray, columns: np.ndarray, turn: np.ndarray, root: int) 
     links = coo_matrix((turn, (rows, columns)), shape=(root + 1, root + 1)).tocsr()
     links = links + links.T
     order, before = breadth_first_order(links, root, directed=True)
-    value = np.asarray(links[order[1:], before[order[1:]]]).ravel()
     sign = [0.0] * (root + 1)
     sign[root] = 1.0
+    if len(order) == 1:
+        return np.array(sign)
+    value = np.asarray(links[order[1:], before[order[1:]]]).ravel()
     for place, parent, turned in zip(order[1:].tolist(), before[order[1:]].tolist(), value.tolist(), strict=True):
         sign[place] = sign[parent] * turned
     return np.array(sign)
