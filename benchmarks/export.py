@@ -1,6 +1,7 @@
 """What exports of a real-size model take: seconds, gigabytes on disk and most memory, against peft's own merge in the same run.
 
     python3 benchmarks/export.py                                     # Qwen3-0.6B, a few minutes
+    python3 benchmarks/export.py --size tiny                         # the bundled base with LoRA: what each type's rounding does
     python3 benchmarks/export.py --size Qwen3-1.7B --only idle write baseline --out rows.jsonl
     python3 benchmarks/export.py --arithmetic                        # what larger models take, computed
 
@@ -8,8 +9,9 @@ The base has the real shape and random weights, streamed to disk in bf16 shards;
 rank 32 (B not zero), made without the base in memory. Every export runs in a process of its own. Its row says seconds, bytes
 written, and the largest resident set (ru_maxrss: libraries and pages of mapped files included; an idle process that has imported
 torch, transformers and peft is a row of its own). 'write' is the writing alone, 'command' is `cadmllm export` with its comparison
-of answers, which has one model in memory at a time. The baseline is peft: `merge_and_unload().save_pretrained` on the adapter
-that was exported before. Clocks differ from machine to machine: compare rows of one run.
+of answers, which has one model in memory at a time; 'distance' and 'divergence' are the worst that it found. The baseline is
+peft: `merge_and_unload().save_pretrained` on the adapter that was exported before. Clocks differ from machine to machine:
+compare rows of one run.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ TOKENIZER = Path(os.environ.get("CADMLLM_SHARED", ROOT.parent / "shared")) / "da
 RANK, SHARD = 32, 10**9
 WRITTEN = (("adapter", "bf16"), ("merged", "bf16"), ("merged", "fp32"), ("gguf", "bf16"), ("gguf", "q8_0"))
 COMMANDS = (("adapter", "bf16"), ("merged", "bf16"), ("gguf", "q8_0"))
+TINY = [(kind, dtype) for kind in ("adapter", "merged", "gguf") for dtype in ("fp32", "fp16", "bf16")] + [("gguf", "q8_0")]
 SETTINGS = {
     "points_encoder": "fourier",
     "point_tokens": 64,
@@ -90,7 +93,7 @@ def make_base(folder: Path, shape: LlmShape) -> Path:
     return folder
 
 
-def make_checkpoint(folder: Path, base: Path) -> Path:
+def make_checkpoint(folder: Path, base: Path | str) -> Path:
     """A checkpoint of stage 3 over that base, as training writes one."""
     import torch
 
@@ -187,16 +190,24 @@ def idle() -> None:
 def measured(label: str, command: list[str], out: Path) -> dict[str, Any]:
     """Run a process; its seconds, its largest resident set, and what it wrote, which is removed again."""
     begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - begun
+    with tempfile.TemporaryFile("w+") as told:
+        process = subprocess.Popen(command, stdout=told, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begun
+        told.seek(0)
+        printed = told.read()
     if status:
-        return {"what": label, "seconds": round(seconds, 1), "failed": said[-2000:]}
+        return {"what": label, "seconds": round(seconds, 1), "failed": said[-2000:] or printed[-2000:]}
+    checked = json.loads(printed)["checked"] if "--json" in command else {}
+    worst = {name: float(f"{value:.2g}") for name, value in checked.get("worst", {}).items()}
+    if checked:
+        worst |= {"lora": checked["lora"], "computed": checked["computed"]}
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) if out.is_dir() else 0
     peak = usage.ru_maxrss * 1024
-    return {"what": label, "seconds": round(seconds, 1), "written_gb": round(size / 1e9, 3), "peak_gb": round(peak / 1e9, 3)}
+    figures = {"seconds": round(seconds, 1), "written_gb": round(size / 1e9, 3), "peak_gb": round(peak / 1e9, 3)}
+    return {"what": label} | figures | worst
 
 
 def arithmetic(shape: LlmShape, rank: int = RANK, text_size: int = 151_669) -> dict[str, float]:
@@ -239,13 +250,16 @@ def run(size: str, work: Path, out: Path | None, only: list[str]) -> list[dict[s
 
     this = str(Path(__file__).resolve())
     print(f"making {size} in {work}", file=sys.stderr)
-    make_checkpoint(checkpoint, make_base(base, KNOWN[f"Qwen/{size}"]))
+    tiny = size == "tiny"
+    make_checkpoint(checkpoint, size if tiny else make_base(base, KNOWN[f"Qwen/{size}"]))
     row("idle", this, "--child", "idle")
-    for kind, dtype in WRITTEN:
+    for kind, dtype in () if tiny else WRITTEN:
         row(f"write {kind} {dtype}", this, "--child", "write", str(checkpoint), kind, dtype, str(made))
-    for kind, dtype in COMMANDS:
-        options = ["--checkpoint", str(checkpoint), "--to", kind, "--dtype", dtype, "--out", str(made), "--quiet"]
+    for kind, dtype in TINY if tiny else COMMANDS:
+        options = ["--checkpoint", str(checkpoint), "--to", kind, "--dtype", dtype, "--out", str(made), "--quiet", "--json"]
         row(f"command {kind} {dtype}", "-m", "cadmllm", "export", *options)
+    if tiny:
+        return rows
     write(checkpoint, "adapter", "bf16", adapter)
     row("baseline: peft merge_and_unload", this, "--child", "baseline", str(base), str(adapter), str(made))
     return rows
@@ -254,19 +268,22 @@ def run(size: str, work: Path, out: Path | None, only: list[str]) -> list[dict[s
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, with ratios against the baseline where it was run."""
     base = next((row for row in rows if row["what"].startswith("baseline") and "failed" not in row), None)
-    lines = ["| what | seconds | written GB | peak GB | time of peft's | memory of peft's |", "|---|---|---|---|---|---|"]
+    head = ("what", "seconds", "written GB", "peak GB", "time of peft's", "memory of peft's", "distance", "divergence")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         if "failed" in row:
-            lines.append(f"| {row['what']} | {row['seconds']:.1f} | failed: {row['failed'].strip().splitlines()[0]} | | | |")
+            lines.append(f"| {row['what']} | {row['seconds']:.1f} | failed: {row['failed'].strip().splitlines()[0]} | | | | | |")
             continue
         ratios = f"{row['seconds'] / base['seconds']:.2f} | {row['peak_gb'] / base['peak_gb']:.2f}" if base else " | "
-        lines.append(f"| {row['what']} | {row['seconds']:.1f} | {row['written_gb']:.2f} | {row['peak_gb']:.2f} | {ratios} |")
+        found = f"{row['distance']:.2g} | {row['divergence']:.2g}" if "distance" in row else " | "
+        figures = f"{row['seconds']:.1f} | {row['written_gb']:.3g} | {row['peak_gb']:.2f} | {ratios} | {found}"
+        lines.append(f"| {row['what']} | {figures} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=[name.removeprefix("Qwen/") for name in KNOWN], default="Qwen3-0.6B")
+    parser.add_argument("--size", choices=["tiny", *(name.removeprefix("Qwen/") for name in KNOWN)], default="Qwen3-0.6B")
     parser.add_argument("--work", type=Path, help="where the files are made, and removed afterwards (default: /tmp)")
     parser.add_argument("--out", type=Path, help="append the rows as JSON lines")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="rows whose name holds one: write, command, gguf")
@@ -286,15 +303,17 @@ def main() -> None:
         for name, shape in KNOWN.items():
             print(json.dumps({"model": name} | {key: round(value, 3) for key, value in arithmetic(shape).items()}))
         return
-    if not TOKENIZER.is_file():
+    if given.size != "tiny" and not TOKENIZER.is_file():
         sys.exit(f"skipped: {TOKENIZER} is not there; set CADMLLM_SHARED to the folder that holds data/qwen_tokenizer")
-    need = 6 * arithmetic(KNOWN[f"Qwen/{given.size}"])["merged_bf16_gb"]
+    known = KNOWN.get(f"Qwen/{given.size}")
+    need = 6 * arithmetic(known)["merged_bf16_gb"] if known else 1
     free = shutil.disk_usage(given.work or tempfile.gettempdir()).free / 1e9
     if need > free:
         sys.exit(f"skipped: {given.size} takes about {need:.0f} GB here, and {free:.0f} GB are free: --work DIR, or --arithmetic")
     with tempfile.TemporaryDirectory(prefix="cadmllm-export-", dir=given.work) as work:
         print("\n" + table(run(given.size, Path(work), given.out, given.only)))
-    print("\ncomputed from the shape: " + json.dumps(arithmetic(KNOWN[f"Qwen/{given.size}"])))
+    if known:
+        print("\ncomputed from the shape: " + json.dumps(arithmetic(known)))
 
 
 if __name__ == "__main__":

@@ -46,12 +46,12 @@ def ask(model: CadMLLM, samples: Sequence[Sample], told: Callable[[str], None], 
         model: the checkpoint's.
         samples: with their fixed answers.
         told: is told what is left out.
-        greedy: have it write an answer of its own as well, which takes `GREEDY` passes a prompt.
+        greedy: have it write answers of its own as well, side by side, which takes `GREEDY` passes.
     """
     from cadmllm.infer.generate import generate, prompt_length
 
     collator = collator_of(model)
-    found = []
+    fitting = []
     model.eval()
     for sample in samples:
         assert sample.target is not None
@@ -59,7 +59,11 @@ def ask(model: CadMLLM, samples: Sequence[Sample], told: Callable[[str], None], 
         if model.positions and needed > model.positions:
             told(f"the prompt {sample.id} needs {needed} positions and the language model has {model.positions}: left out")
             continue
-        answer = generate(model, [sample], max_new_tokens=GREEDY)[0].tokens if greedy else ()
+        fitting.append(sample)
+    written = [answer.tokens for answer in generate(model, fitting, max_new_tokens=GREEDY)] if greedy else [()] * len(fitting)
+    found = []
+    for sample, answer in zip(fitting, written, strict=True):
+        assert sample.target is not None
         logits = [_own(model, collator, sample, tokens) for tokens in _answers(sample, answer)]
         prompt = collator.encode(sample).ids[: -len(sample.target)]
         found.append(Answered(sample, prompt, answer, torch.cat(logits)))

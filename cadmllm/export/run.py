@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cadmllm.errors import CadmllmError, Exit
+from cadmllm.models.record import EXPORT_RECORD
 from cadmllm.models.stages import MANIFEST, sync_folder, verify, write_durably, write_manifest
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from cadmllm.export.source import Source
     from cadmllm.settings import Settings
 
-RECORD = "cadmllm.json"
 LOCK = ".lock"
 NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 OF_SETTINGS = {name: short for short, name in NAMES.items()}
@@ -68,17 +68,11 @@ def verify_folder(folder: Path) -> dict[str, Any]:
         {'out', 'kind', 'dtype', 'files': [{'name', 'bytes'}], 'bytes'}.
 
     Raises:
-        CadmllmError: E722 naming the file that is missing, cut short, changed or too many.
+        CadmllmError: E722 naming the file that is missing, cut short, changed, too many, or that a loader would run.
     """
-    from cadmllm.models.exported import read_export
+    from cadmllm.models.exported import check_whole
 
-    if not folder.is_dir():
-        raise _broken(f"there is no folder {folder}")
-    try:
-        verify(folder, exact=True)
-    except CadmllmError as error:
-        raise _broken(f"{folder}: {error.message.partition(' is missing or incomplete: ')[2] or error.message}") from error
-    record = read_export(folder)
+    record = check_whole(folder)
     files = _files(folder)
     return {
         "out": str(folder),
@@ -87,10 +81,6 @@ def verify_folder(folder: Path) -> dict[str, Any]:
         "files": files,
         "bytes": sum(file["bytes"] for file in files),
     }
-
-
-def _broken(found: str) -> CadmllmError:
-    return CadmllmError("E722", found, "export it again, or fetch it again from where it came: cadmllm export --out NEW_FOLDER")
 
 
 def _checkpoint(settings: Settings) -> Path:
@@ -212,7 +202,7 @@ def _finish(source: Source, aside: Path, settings: Settings, dtype: str, notes: 
     checked = verify_export(source, aside, kind, dtype, console)
     write_card(source, aside, kind, dtype, checked)
     record = record_of(source, kind, dtype, checked, notes)
-    write_durably(aside / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_durably(aside / EXPORT_RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     write_manifest(aside)
     return checked
 
