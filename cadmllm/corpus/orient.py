@@ -23,6 +23,7 @@ NEIGHBOURS = 10
 CELLS = 64  # of the depth image, a side
 LEAST, MOST = 4, 192  # points of a patch; patches, the largest first
 WITNESSES = 512  # points at which Gauss's lemma is asked
+SWEEPS = 20  # over the patches, each brought to its best
 CHUNK = 4096  # points whose parts of the sum are computed at once
 _ALONG = 0.9  # least cosine between the normals of two points of one patch
 _STEP = 0.05  # of their distance: how far two points may lie on different levels, beside what the bend explains
@@ -44,9 +45,9 @@ def signs(points: np.ndarray, normals: np.ndarray, slack: float) -> np.ndarray:
     count = len(points)
     if count < 2:
         return np.ones(count)
-    links = _Links.of(points, normals)
+    links = _Links.of(points, normals, slack)
     votes = _votes(points, normals, slack)
-    patch, within = _patches(links, votes, slack)
+    patch, within = _patches(links, votes)
     size = np.bincount(patch)
     facing = votes * within
     towards, against = (np.bincount(patch, np.maximum(side * facing, 0.0), len(size)) for side in (1.0, -1.0))
@@ -73,7 +74,7 @@ class _Links:
 
     Attributes:
         cosine: between their normals.
-        level: how far they lie on different levels where their normals are made to agree, beside what a bend explains.
+        joined: they are of one smooth surface: their normals agree, and neither lies on a level of its own.
         distance: between them, above 0.
         mirrored: cosine between the normal of one, carried over along an arc, and that of the other.
         arc: how far from an arc they are, as a share of the distance.
@@ -83,14 +84,14 @@ class _Links:
     one: np.ndarray
     two: np.ndarray
     cosine: np.ndarray
-    level: np.ndarray
+    joined: np.ndarray
     distance: np.ndarray
     mirrored: np.ndarray
     arc: np.ndarray
     area: np.ndarray
 
     @classmethod
-    def of(cls, points: np.ndarray, normals: np.ndarray) -> _Links:
+    def of(cls, points: np.ndarray, normals: np.ndarray, slack: float) -> _Links:
         from scipy.spatial import KDTree
 
         count = len(points)
@@ -102,21 +103,22 @@ class _Links:
         mirrored = cosine - 2.0 * rise * fall / distance**2
         level = np.abs(rise + np.where(cosine < 0.0, -fall, fall)) / 2.0
         arc = np.abs(rise + np.where(mirrored < 0.0, -fall, fall)) / distance
-        area = np.pi * distances[:, -1] ** 2 / nearest.shape[1]
-        return cls(one, two, cosine, level, distance, mirrored, arc, area)
+        # the angle between the normals: where there is none, both points are of one plane, or of two
+        bend = np.sqrt(np.maximum(2.0 - 2.0 * np.abs(cosine), 0.0))
+        beside = np.abs(cosine) > _ALONG
+        joined = beside & (level < np.minimum(_STEP, _PLANE + _BEND * bend) * distance + slack)
+        others = (beside & ~joined).reshape(count, -1).sum(axis=1)  # on the other side of something thin
+        area = np.pi * distances[:, -1] ** 2 / (nearest.shape[1] - others)
+        return cls(one, two, cosine, joined, distance, mirrored, arc, area)
 
 
-def _patches(links: _Links, votes: np.ndarray, slack: float) -> tuple[np.ndarray, np.ndarray]:
+def _patches(links: _Links, votes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The patch of each point [N], and the sign [N] by which its normal agrees with the others of the patch."""
     from scipy.sparse.csgraph import connected_components
 
-    same = np.abs(links.cosine) > _ALONG
     count = len(votes)
-    # the angle between the normals: where there is none, both points are of one plane, or of two
-    bend = np.sqrt(np.maximum(2.0 - 2.0 * np.abs(links.cosine), 0.0))
-    same &= links.level < np.minimum(_STEP, _PLANE + _BEND * bend) * links.distance + slack
     # the two sides of a thin plate are seen from opposite sides
-    same &= votes[links.one] * votes[links.two] * np.sign(links.cosine) > -_SEEN
+    same = links.joined & (votes[links.one] * votes[links.two] * np.sign(links.cosine) > -_SEEN)
     tree = _tree(links.one[same], links.two[same], 1.0 - np.abs(links.cosine[same]), count)
     number, patch = connected_components(tree, directed=False)
     first = np.full(number, count)
@@ -198,7 +200,16 @@ def _solid_angles(
 
 
 def _turned(inside: np.ndarray, sign: np.ndarray) -> np.ndarray:
-    """Signs [S] of patches, turned one by one, the best first, while that brings the sums nearer to 1/2."""
+    """Signs [S] of patches, turned one by one, the best first, while that brings the sums nearer to 1/2.
+
+    It begins at `sign`, and once more at the signs of the best numbers in [-1, 1]; the better end counts.
+    """
+    ends = [_descended(inside, start.copy()) for start in (sign, np.where(_relaxed(inside, sign) < 0.0, -1.0, 1.0))]
+    return min(ends, key=lambda end: end[0])[1]
+
+
+def _descended(inside: np.ndarray, sign: np.ndarray) -> tuple[float, np.ndarray]:
+    """The sum of squared deviations, and the signs [S] where turning one more does not help."""
     off = np.einsum("es,s->e", inside, sign) - 0.5
     weight = np.einsum("es,es->s", inside, inside)
     for _ in range(4 * len(sign)):
@@ -208,7 +219,21 @@ def _turned(inside: np.ndarray, sign: np.ndarray) -> np.ndarray:
             break
         off -= 2.0 * sign[best] * inside[:, best]
         sign[best] = -sign[best]
-    return sign
+    return float(np.einsum("e,e->", off, off)), sign
+
+
+def _relaxed(inside: np.ndarray, sign: np.ndarray) -> np.ndarray:
+    """Numbers [S] in [-1, 1] that bring the sums nearest to 1/2, patch after patch, a few times over."""
+    columns = np.ascontiguousarray(inside.T)
+    weight = np.einsum("se,se->s", columns, columns) + 1e-12
+    value = 0.1 * sign
+    off = np.einsum("es,s->e", inside, value) - 0.5
+    for _ in range(SWEEPS):
+        for place, column in enumerate(columns):
+            new = min(1.0, max(-1.0, value[place] - float(np.einsum("e,e->", column, off)) / weight[place]))
+            off += (new - value[place]) * column
+            value[place] = new
+    return value
 
 
 def _followed(links: _Links, known: np.ndarray, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
