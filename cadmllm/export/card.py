@@ -151,8 +151,8 @@ def _use(source: Source, folder: Path, kind: str, dtype: str) -> str:
         + fenced(written, "python")
         + "\n\n"
         + _decoding(source, kind)
-        + "\n\nWith cadmllm (`pip install cadmllm`), which keeps to the grammar, has a CAD kernel build the answer, and tries"
-        " again where that fails; each line writes `program.json`, `model.step` and `model.png`:\n\n" + _commands(source, kind)
+        + "\n\n"
+        + _commands(source, kind)
     )
 
 
@@ -186,7 +186,11 @@ def _commands(source: Source, kind: str) -> str:
     if source.stage > 2:
         lines.append(f"{begin} --image part.png")
     alone = "\n\nClouds and images need the projectors and encoders, which other tools do not load." if source.stage > 1 else ""
-    return fenced("\n".join(lines)) + alone
+    told = (
+        "With cadmllm (`pip install cadmllm`), which keeps to the grammar, has a CAD kernel build the answer, and tries again"
+        " where that fails; each line writes `program.json`, `model.step` and `model.png`:\n\n"
+    )
+    return told + fenced("\n".join(lines)) + alone
 
 
 def _purpose(source: Source) -> str:

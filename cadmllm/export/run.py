@@ -56,7 +56,6 @@ def export(settings: Settings, console: Console) -> dict[str, Any]:
     with _aside(asked.out) as aside:
         console.note(f"writing {asked.to} in {dtype}")
         _write(source, aside, settings, dtype, notes)
-        console.note("comparing its answers with those of the checkpoint")
         checked = _finish(source, aside, settings, dtype, notes, console)
     return _report(asked.out, asked.to, dtype, checked, notes, time.perf_counter() - begun)
 
