@@ -56,7 +56,8 @@ def main() -> None:
     collate = Collator(model.tokenizer, model.text_size, model.cloud_tokens, model.image_tokens, 2048, model.images_together)
     held_out = [id_ for id_ in dataset.split()[1] if "point_cloud" in dataset.modalities(id_)][: args.count]
     ids = [id_ for id_ in held_out if len(target_of(dataset, id_)) <= LONGEST]
-    right = {id_: dataset.cloud(id_, model.settings.model.point_count, 0) for id_ in ids}
+    shape = model.settings.model
+    right = {id_: dataset.cloud(id_, shape.point_count, 0, shape.point_sampling) for id_ in ids}
     wrong = {id_: right[ids[(k + SHIFT) % len(ids)]] for k, id_ in enumerate(ids)}
     print(f"{len(ids)} held-out ids\n| caption | text alone | its cloud | another's cloud |\n|---|---|---|---|")
     rows = {f"{style + 1}": {id_: dataset.caption(id_, style) for id_ in ids} for style in range(3)}

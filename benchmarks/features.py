@@ -171,7 +171,8 @@ def encode_once(args: argparse.Namespace, what: str, size: str, folder: Path) ->
         (report,) = encode(settings, dataset, folder / f"features-{size}", options, Console(quiet=True))
         encoder = FrozenEncoder(settings, part)
         now = clock(encoder.device.type)
-        sources, begun = Sources(part, list(sources_of(dataset, part, dataset.ids)), settings.model.point_count, 1), now()
+        listed, shape = list(sources_of(dataset, part, dataset.ids)), settings.model
+        sources, begun = Sources(part, listed, shape.point_count, 1, shape.point_sampling), now()
         rows = [row for k in range(len(sources)) for row in sources[k].rows if row is not None]
         read = now()
         for k in range(0, len(rows), 8):

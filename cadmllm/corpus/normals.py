@@ -22,7 +22,7 @@ _LENT = 12  # nearest points whose planes stand for election, too
 _NEAR = 0.08  # of the neighbourhood's radius: how far a voter may be from a plane
 _FLAT = 0.1  # thickness over width of a neighbourhood below which nothing needs to be chosen
 _NOISY = 0.01  # of the radius: the tenth of the points that fit best is off by more: no surface is so rough
-_LEFT = 0.7  # of the noise, once points are brought to the mean of their neighbours
+_LEFT = 2.5  # deviations of the noise by which points of one face may lie on different levels
 _SMOOTHED = np.cos(np.radians(40.0))  # normals further apart than this are of different faces
 
 
@@ -122,7 +122,7 @@ def _through(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _smooth(around: _Around, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Directions [N, 3] of points with noise, the points brought to their surface [N, 3], and how far they may still be off.
+    """Directions [N, 3] of points with noise, the points brought to their surface [N, 3], and how far apart those of a face may lie.
 
     The plane of a neighbour may be taken, as above; then each normal becomes the mean of those near it that may be of the same
     face, a few times: bilateral filtering of normals (Jones, Durand and Desbrun, SIGGRAPH 2003, in its simplest form).

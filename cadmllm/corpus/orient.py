@@ -28,7 +28,7 @@ CHUNK = 4096  # points whose parts of the sum are computed at once
 _ALONG = 0.9  # least cosine between the normals of two points of one patch
 _STEP = 0.05  # of their distance: how far two points may lie on different levels, beside what the bend explains
 _SEEN = 0.1  # product of two points' votes, opposite ways, from which on they are not of one patch
-_MIXED = 0.05  # share of the votes of a patch that contradict the others
+_MIXED = 0.02  # share of the votes of a patch that contradict the others
 _PLANE, _BEND = 0.004, 0.5  # the same for parallel normals, and what is added a radian
 _SIDES = [np.array(s, dtype=np.float64) for s in itertools.product((-1, 0, 1), repeat=3) if any(s)]
 DIRECTIONS = [side / np.linalg.norm(side) for side in _SIDES]  # 26: towards faces, edges and corners of the cube

@@ -187,12 +187,19 @@ def answer_program(candidate: Candidate) -> Program | None:
     return None if candidate.repairs else candidate.program
 
 
+def _points_of(cad: CadModel, work: Work) -> dict[str, Any]:
+    """What the encoder saw of a cloud: how many points, and which (`model.point_sampling` of the checkpoint)."""
+    model = cad.model.settings.model
+    return {"points": {"count": model.point_count, "sampling": model.point_sampling}} if work.shown.sample.clouds else {}
+
+
 def _asked_for(cad: CadModel, work: Work, asked: InferSettings) -> dict[str, Any]:
     kept = ("seed", "temperature", "top_p", "max_new_tokens", "grammar", "candidates", "attempts", "repair", "units", "clean")
     return {
         "name": work.request.name,
         "prompt": work.sample.caption,
         "inputs": work.shown.described,
+        **_points_of(cad, work),
         "size": work.request.size,
         "dimensions": [{"kind": item.kind, "mm": item.mm, "of": item.of, "words": item.words} for item in work.dimensions],
         "checkpoint": cad.described,

@@ -111,6 +111,7 @@ def test_a_cloud_chooses_what_lies_in_it_and_gives_its_coordinates(model) -> Non
     assert part.record["chosen"]["by"] == "point cloud"
     assert np.allclose(part.record["box_mm"], [(95.0, -5.0, -5.0), (105.0, 5.0, 5.0)], atol=0.05)
     assert part.record["frame"] == "point cloud"
+    assert part.record["points"] == {"count": cad.model.settings.model.point_count, "sampling": "uniform"}
 
 
 def test_repair_says_what_it_did_and_is_not_done_unasked(model) -> None:

@@ -270,6 +270,7 @@ def test_in_16_bits_the_losses_agree_as_far_as_16_bits_do(frozen, parts, console
     ("model", "named"),
     [
         ({"point_count": 128}, "point_count 64 there, 128 wanted"),
+        ({"point_sampling": "farthest"}, "farthest None there, 4 wanted"),
         ({"point_tokens": 1}, "tokens 9 there, 1 wanted"),
         ({"point_tokens": 300}, "tokens 9 there, 300 wanted"),
         ({"image_tokens": 4}, "tokens 5 there, 4 wanted"),
