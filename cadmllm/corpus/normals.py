@@ -122,7 +122,8 @@ def _through(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _smooth(around: _Around, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Directions [N, 3] of points with noise, the points brought to their surface [N, 3], and how far apart those of a face may lie.
+    """Directions [N, 3] of points with noise, the points brought to their surface [N, 3], and how far apart they may
+    lie on one face.
 
     The plane of a neighbour may be taken, as above; then each normal becomes the mean of those near it that may be of the same
     face, a few times: bilateral filtering of normals (Jones, Durand and Desbrun, SIGGRAPH 2003, in its simplest form).
