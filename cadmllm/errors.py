@@ -4,7 +4,7 @@ A `CadmllmError` says what was found, where, and the exact command that mends it
 into text or JSON and an exit code. Codes never change their meaning; a retired code is never used again.
 
 Ranges: E1xx settings and command line, E2xx the CAD language and its files, E3xx kernel and outputs, E4xx data sets,
-E5xx models, encoders and checkpoints, E6xx training, E7xx inference, evaluation, export, E8xx environment (doctor), E9xx internal.
+E5xx models, encoders and checkpoints, E6xx training, E7xx inference, evaluation, export, E8xx environment (doctor), E9xx internal
 """
 
 from __future__ import annotations
