@@ -185,6 +185,8 @@ def test_every_kind_of_wrong_is_far_outside_the_widest_tolerance(made: Exported,
     spoil(folder)
     found = distances(made, told, folder, kind)
     worst = max(one.distance for one in found.values())
+    drift, same = max(one.divergence for one in found.values()), min(one.agreement for one in found.values())
+    print(f"{what}: distance {worst:.2g}, divergence {drift:.2g}, agreement {same:.2f}")  # docs/export.md has these, by pytest -s
     assert worst > 2.5 * EXACT["bf16"].distance, f"{what}: {worst:.3g}"
 
 
