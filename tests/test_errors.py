@@ -127,7 +127,7 @@ def test_the_torch_of_remedies_is_the_one_that_the_tests_run_with():
 
 
 def test_the_link_of_michelangelo_is_the_one_that_is_printed():
-    source = (ROOT / "cadmllm" / "models" / "points.py").read_text(encoding="utf-8")  # importing it would import torch
+    source = (ROOT / "cadmllm" / "models" / "michelangelo.py").read_text(encoding="utf-8")  # importing it would import torch
     link = re.search(r'^DOWNLOAD = "(.+)"$', source, re.MULTILINE)
     assert link is not None
     assert all(link.group(1) in REMEDIES[code] for code in ("E502", "E505", "E507"))
