@@ -22,7 +22,7 @@ from cadmllm.settings import Settings
 
 CONFIG = Path("cadmllm.toml")
 PREFIX = "CADMLLM_"
-NOT_SETTINGS = frozenset({"CADMLLM_SHARED"})  # where the tests find real data
+NOT_SETTINGS = frozenset({"CADMLLM_SHARED", "CADMLLM_LLAMA_PYTHON"})  # where the tests find real data and llama.cpp
 MIXED = frozenset({"model.llm", "model.image_encoder"})  # a hub name or a local folder
 
 
