@@ -49,6 +49,9 @@ def write_adapter(source: Source, folder: Path, dtype: torch.dtype) -> list[Path
 
 def adapter_config(source: Source) -> dict[str, object]:
     """What peft's own `LoraConfig` says of this adapter."""
+    from cadmllm.models.backbone import quiet_bitsandbytes
+
+    quiet_bitsandbytes()
     from peft import LoraConfig
 
     lora = source.record["lora"]

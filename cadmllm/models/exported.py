@@ -91,6 +91,8 @@ def check_whole(folder: Path) -> dict[str, Any]:
         CadmllmError: E722 naming the file that is missing, cut short, changed, too many, or not safe.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise broken(f"there is no folder {folder}")
     try:
         verify(folder, exact=True)
     except CadmllmError as error:
