@@ -52,8 +52,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import math
-import random
 import sys
 import tempfile
 import time
@@ -62,22 +60,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from gpu_model import build, filled, loader  # beside this file
+from gpu_samples import packed_rows, stored_by
+
 from cadmllm.places import bundled
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
+    from gpu_samples import Stored
 
-    from cadmllm.corpus.batch import Collator, Encoded
-    from cadmllm.corpus.types import Batch, Sample
-    from cadmllm.models.fusion import CadMLLM
+    from cadmllm.corpus.types import Batch
     from cadmllm.settings import Settings
 
-    Stored = dict[str, tuple[int, int]]
-
 GIB = 2**30
-LENGTHS = ((0.0, 12), (0.05, 18), (0.5, 45), (0.75, 88), (0.9, 184), (0.95, 348), (0.99, 1543), (1.0, 1900))  # of real programs
-CAPTION = " ".join(["a flat plate with rounded corners and four holes"] * 3)
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 WARM = 2  # steps before those that are timed
 
@@ -257,78 +251,6 @@ def timed(device: str, work: Callable[[], object], warm: int, count: int) -> flo
     return ended() - began
 
 
-# The decoder, without a file: layer by layer on the device.
-
-
-def filled(settings: Settings, device: torch.device, head: bool = False) -> Any:
-    """A decoder of random weights in `settings.dtype`, its layers quantised one at a time where the settings say so."""
-    import torch
-    from torch import nn
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
-    dtype, nf4 = getattr(torch, settings.dtype), settings.model.quantization == "nf4"
-    config = AutoConfig.from_pretrained(settings.model.llm)
-    with torch.device("meta"):
-        model: Any = (AutoModelForCausalLM if head else AutoModel).from_config(config, dtype=dtype)
-    inner = model.model if head else model
-    for module in model.modules():
-        for name, value in list(module.named_parameters(recurse=False)):
-            if isinstance(module, nn.Linear) and nf4:
-                continue
-            real = torch.empty(value.shape, dtype=dtype, device=device)
-            real = real.normal_(0.0, 0.02) if value.ndim > 1 else real.fill_(1.0)
-            setattr(module, name, nn.Parameter(real, requires_grad=False))
-    if nf4:
-        for module in list(inner.layers.modules()):
-            for name, child in list(module.named_children()):
-                if isinstance(child, nn.Linear):
-                    setattr(module, name, packed(child, dtype, device))
-        model.is_loaded_in_4bit = True  # peft asks for it
-    inner.rotary_emb = type(inner.rotary_emb)(config).to(device)  # its frequencies are no parameters
-    if head:
-        model.tie_weights()
-    return model
-
-
-def packed(linear: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """A linear layer of random weights in NF4 with double quantisation, as `models/backbone.py` loads them."""
-    import torch
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
-    options: dict[str, Any] = {"compute_dtype": dtype, "compress_statistics": True, "quant_type": "nf4"}
-    with torch.device("meta"):
-        layer = Linear4bit(linear.in_features, linear.out_features, bias=False, **options)
-    weight = torch.empty(linear.weight.shape, dtype=dtype, device=device).normal_(0.0, 0.02)
-    parameter: Any = Params4bit  # its stubs are those of a plain parameter
-    layer.weight = parameter(weight, requires_grad=False, compress_statistics=True, quant_type="nf4").to(device)
-    layer.support_avx512bf16_for_cpu = False
-    return layer
-
-
-def build(settings: Settings, stage: int, stored: Stored | None = None) -> CadMLLM:
-    """`fusion.build_model` with a decoder that `filled` gave; `stored`: without the encoders of these branches."""
-    from cadmllm.models import fusion
-
-    with patch.object(fusion, "load_backbone", loader()):
-        return fusion.build_model(settings, stage, cached=stored)
-
-
-def loader() -> Callable[..., Any]:
-    """What stands in for `backbone.load_backbone`."""
-    from transformers import AutoTokenizer
-
-    from cadmllm.models import backbone
-
-    def load(settings: Settings, device: torch.device | None = None) -> backbone.Backbone:
-        folder = settings.model.llm
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        model = backbone._with_lora(filled(settings, device or backbone.pick_device(settings)), settings, folder)
-        mark = dict.fromkeys(("config", "tokenizer", "weights"), "random")
-        return backbone.Backbone(model, tokenizer, len(tokenizer), Path(folder), None, mark)
-
-    return load
-
-
 # The doctor's proofs.
 
 
@@ -362,14 +284,6 @@ def from_store(args: argparse.Namespace, settings: Settings, stage: int, rate: f
     return ours(args, settings, stage, rate, stored_by(args, settings, stage))
 
 
-def stored_by(args: argparse.Namespace, settings: Settings, stage: int) -> Stored:
-    """(features, width) that a store holds of a cloud, and of a view."""
-    from cadmllm.plan.parts import MICHELANGELO, given_tokens, vit_shape
-
-    held = {"points": (given_tokens(settings, "points"), 64 if args.tiny else MICHELANGELO[1])}
-    return held if stage < 3 else held | {"images": (given_tokens(settings, "images"), vit_shape(settings).width)}
-
-
 def ours(args: argparse.Namespace, settings: Settings, stage: int, rate: float, stored: Stored | None = None) -> dict[str, Any]:
     """Steps of a stage, as `train.session` puts them together."""
     from cadmllm.models.compiling import compile_layers
@@ -390,64 +304,6 @@ def ours(args: argparse.Namespace, settings: Settings, stage: int, rate: float, 
     more = {"attention": attention.name, "optimizer": train.optimizer, "checkpointing": train.gradient_checkpointing}
     more |= {"offload": train.offload_activations, "embedding": settings.model.embedding_device, "cached": stored is not None}
     return more | figures(args, settings, stage, batches, seconds / args.steps, rate) | memory(args.device)
-
-
-def packed_rows(args: argparse.Namespace, settings: Settings, stage: int, model: CadMLLM, stored: Stored | None) -> list[Batch]:
-    """Micro-batches of samples with real lengths, each filled to `pack_tokens`."""
-    from cadmllm.corpus.batch import Collator
-
-    room = settings.train.pack_tokens
-    tokens = model.cloud_tokens, model.image_tokens, settings.train.max_seq_length
-    collate = Collator(model.tokenizer, model.text_size, *tokens, model.images_together)
-    draw, batches, row = random.Random(stage), [], []
-    while len(batches) < args.micro_batches:
-        encoded = sample_of(settings, stage, draw, collate, stored)
-        if row and sum(map(len, row)) + len(encoded) > room:
-            batches.append(collate.pack(row))
-            row = []
-        row.append(encoded)
-    return batches
-
-
-def sample_of(settings: Settings, stage: int, draw: random.Random, collate: Collator, stored: Stored | None = None) -> Encoded:
-    """A sample of a real length that shows what the stage's shares say; what it shows is random."""
-    import numpy as np
-
-    from cadmllm.cad.frame import Transform
-    from cadmllm.corpus.fit import longest_target
-    from cadmllm.corpus.types import CAD_SIZE, Cloud, Sample
-
-    shares = settings.stages[stage].probabilities
-    shown = draw.choices(list(shares), list(shares.values()))[0]
-    rng = np.random.default_rng(draw.randrange(2**32))
-    length = min(length_at(draw.random()), longest_target(settings, {shown: 1.0}))
-    shows: dict[str, Any] = {}
-
-    def features(part: str) -> np.ndarray:
-        """Random features as a store holds them: the bits of bfloat16."""
-        assert stored is not None
-        return (rng.normal(size=stored[part]).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-
-    views = range(settings.model.image_views)
-    if stored is not None:
-        shows["cloud_features"] = (features("points"),) if "point_cloud" in shown else ()
-        shows["image_features"] = tuple(features("images") for _ in views) if "image" in shown else ()
-    elif "point_cloud" in shown:
-        normals = rng.normal(size=(settings.model.point_count, 3)).astype(np.float32)
-        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-        shows["clouds"] = (Cloud(normals * 0.9, normals, Transform((0.0, 0.0, 0.0), 1.0)),)
-    if stored is None and "image" in shown:
-        shows["images"] = tuple(rng.integers(0, 256, (224, 224, 3), dtype=np.uint8) for _ in views)
-    sample: Sample = Sample("random", shown, CAPTION, rng.integers(0, CAD_SIZE, length), **shows)
-    return collate.encode(sample)
-
-
-def length_at(share: float) -> int:
-    """Tokens of the real program at this share of all, from the known shares, straight on a logarithmic scale."""
-    for (low, short), (high, long) in zip(LENGTHS, LENGTHS[1:], strict=False):
-        if share <= high:
-            return round(math.exp(math.log(short) + (share - low) / (high - low) * math.log(long / short)))
-    return LENGTHS[-1][1]
 
 
 def figures(

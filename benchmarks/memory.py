@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import random
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gpu  # benchmarks/gpu.py, beside this one
+import gpu_model
+import gpu_samples
 
 from cadmllm.places import bundled
 
@@ -253,11 +254,12 @@ def on_card(case: Case, folder: Path, device: str, tiny: bool) -> dict[str, Any]
         values |= {"train.pack_tokens": 256, "train.max_seq_length": 256}
         values |= {"model.points_encoder": "fourier", "model.image_encoder": "tiny"}
     settings = changed(settings, values)
-    return row(case, settings, lambda: gpu.build(settings, case.stage) if case.lora else whole(settings, case.stage), device)
+    make = gpu_model.build if case.lora else whole
+    return row(case, settings, lambda: make(settings, case.stage), device)
 
 
 def whole(settings: Settings, stage: int) -> CadMLLM:
-    """A model that is trained whole: `gpu.build` wraps what it fills in LoRA, so that is left out, and weights are float32."""
+    """A model that is trained whole: `gpu_model.build` puts LoRA around what it fills, which is left out; weights are float32."""
     from unittest.mock import patch
 
     from transformers import AutoTokenizer
@@ -268,7 +270,7 @@ def whole(settings: Settings, stage: int) -> CadMLLM:
         folder = settings.model.llm
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         single = settings.model_copy(update={"dtype": "float32"})
-        model = gpu.filled(single, device or backbone.pick_device(settings)).requires_grad_(True)
+        model = gpu_model.filled(single, device or backbone.pick_device(settings)).requires_grad_(True)
         return backbone.Backbone(model, tokenizer, len(tokenizer), Path(folder), None, {})
 
     with patch.object(fusion, "load_backbone", load):
@@ -312,7 +314,7 @@ def measured(settings: Settings, case: Case, build: Callable[[], CadMLLM], devic
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     engine = Engine(model, optimizer, parameters, model.device, settings.dtype, train.clip, None, train.offload_activations)
     model.train()
-    batch = micro_batch(settings, case, model)
+    batch = gpu_samples.filled_row(settings, case.stage, model)
     train_step(engine, [batch, batch])  # moments are made, and on a card the peak is that of this step or the next
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -360,22 +362,6 @@ def scales(model: CadMLLM) -> list[torch.Tensor]:
             state: Any = weight
             found += [*tensors_in(vars(state.quant_state)), *tensors_in(vars(state.quant_state.state2))]
     return found
-
-
-def micro_batch(settings: Settings, case: Case, model: CadMLLM) -> Batch:
-    """A packed row (or padded ones) of samples with real lengths, as many as there is room for."""
-    from cadmllm.corpus.batch import Collator
-
-    tokens = model.cloud_tokens, model.image_tokens, settings.train.max_seq_length
-    collate = Collator(model.tokenizer, model.text_size, *tokens, model.images_together)
-    draw, found = random.Random(case.stage), []
-    while True:
-        encoded = gpu.sample_of(settings, case.stage, draw, collate)
-        together = [*map(len, found), len(encoded)]
-        computed = sum(together) if settings.train.packing else len(together) * max(together)
-        if found and computed > settings.train.pack_tokens:
-            return (collate.pack if settings.train.packing else collate.pad)(found)
-        found.append(encoded)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

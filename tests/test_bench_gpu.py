@@ -18,19 +18,20 @@ def test_a_row_for_each_stage_and_length(tmp_path, quantization):
     pytest.importorskip("bitsandbytes")
     small = ["--device", "cpu", "--tiny", "--steps", "1", "--stages", "1", "3", "--tokens", "512", "--recipe", "64"]
     out = tmp_path / "rows.jsonl"
-    command = [sys.executable, str(SCRIPT), *small, "--set", f"model.quantization={quantization}", "--out", str(out)]
+    command = [sys.executable, str(SCRIPT), *small, "--cached", "--set", f"model.quantization={quantization}", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [json.loads(line) for line in done.stdout.splitlines()] == rows
-    assert [row["what"] for row in rows] == ["machine", "ours", "ours", "recipe"]
+    assert [row["what"] for row in rows] == ["machine", "ours", "ours", "from_store", "recipe"]
     assert rows[0]["rate"] > 0
-    for row in rows[1:3]:
+    for row in rows[1:4]:
         assert row["quantization"] == quantization
         assert 0 < row["longest_row"] <= 512
         assert 0 < row["useful"] < row["utilisation"]  # the preset's checkpointing computes layers twice
-    assert (rows[1]["stage"], rows[2]["stage"]) == (1, 3)
-    assert rows[3]["samples_per_s"] > 0
+    assert [(row["stage"], row["cached"]) for row in rows[1:4]] == [(1, False), (3, False), (3, True)]
+    assert rows[2]["tokens"] == rows[3]["tokens"], "the same samples, but for where their features come from"
+    assert rows[4]["samples_per_s"] > 0
 
 
 @pytest.mark.long
