@@ -182,7 +182,8 @@ REMEDIES: dict[str, str] = {
     "E803": "install the version that the tests run with: `pip install -c constraints.txt PACKAGE`",
     "E804": "`sudo apt-get install --no-install-recommends libgl1`, or the package that holds the file: `apt-file search FILE`",
     "E805": "install the set that the tests run with: `pip install -c constraints.txt PACKAGE`",
-    "E806": "`pip install 'cadmllm[qlora]'`; or do without: `--set model.quantization=none --set train.optimizer=adamw`",
+    "E806": "`pip install 'cadmllm[qlora]'` (for GGUF files `'cadmllm[gguf]'`); or do without: "
+    "`--set model.quantization=none --set train.optimizer=adamw`",
     "E811": "install the NVIDIA driver until `nvidia-smi` shows the card (under WSL: the Windows driver alone); or train on the "
     "CPU: `--preset tiny`",
     "E812": f"install a build for this card: {_TORCH}; cards before Turing need cu126 in both places",

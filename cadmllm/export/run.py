@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import importlib.util
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -34,12 +36,13 @@ def export(settings: Settings, console: Console) -> dict[str, Any]:
         {'out', 'kind', 'dtype', 'files': [{'name', 'bytes'}], 'bytes', 'seconds', 'checked', 'notes'}.
 
     Raises:
-        CadmllmError: E503, E504 (checkpoint), E724 (base), E723 (what cannot be had), E409 (the folder holds something), E821
-            (disk), E721 (it answers differently); nothing is left behind then.
+        CadmllmError: E503, E504 (checkpoint), E724 (base), E723 (what cannot be had), E806 (gguf is not installed), E409 (the
+            folder holds something), E821 (disk), E721 (it answers differently); nothing is left behind then.
     """
     from cadmllm.export.source import open_source
 
     asked, begun = settings.export, time.perf_counter()
+    _check_packages(asked.to)
     folder = _checkpoint(settings)
     dtype = _dtype(asked.to, asked.dtype, _computed(folder, settings))
     _check_place(asked.out, folder)
@@ -129,6 +132,15 @@ def _dtype(kind: str, asked: str, computed: str) -> str:
     return asked
 
 
+def _check_packages(kind: str) -> None:
+    if kind == "gguf" and importlib.util.find_spec("gguf") is None:
+        raise CadmllmError(
+            "E806",
+            "--to gguf needs the package gguf, which is not installed",
+            f"{sys.executable} -m pip install 'gguf>=0.17' (in a checkout with `-c constraints.txt`); --to merged needs no more",
+        )
+
+
 def _check_kind(source: Source, kind: str) -> None:
     if kind == "adapter" and not source.lora:
         raise CadmllmError(
@@ -173,7 +185,6 @@ def _write(source: Source, aside: Path, settings: Settings, dtype: str, notes: l
     import torch
 
     from cadmllm.export.adapter import write_adapter
-    from cadmllm.export.gguf_file import write_gguf
     from cadmllm.export.merge import merged_tensors, write_merged
     from cadmllm.export.papers import write_papers
     from cadmllm.export.parts import write_parts
@@ -182,6 +193,8 @@ def _write(source: Source, aside: Path, settings: Settings, dtype: str, notes: l
     exact = getattr(torch, NAMES[dtype]) if dtype in NAMES else torch.bfloat16
     write_papers(source, aside, kind, dtype)
     if kind == "gguf":
+        from cadmllm.export.gguf_file import write_gguf
+
         write_gguf(source, merged_tensors(source, torch.float32), aside, aside / f"model-{dtype}.gguf", dtype)
         return
     write_parts(source, aside, exact)

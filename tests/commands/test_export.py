@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,29 @@ def test_what_cannot_be_had(base: Path, run_dir: Path, tmp_path: Path, capsys: p
     assert export(whole, tmp_path / "a", "--to", "adapter") == 1
     refused(capsys, "E723", "merged")
     assert not (tmp_path / "a").exists()
+
+
+WITHOUT_GGUF = """
+import importlib.abc, sys
+class Gone(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "gguf":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Gone())
+import importlib.util
+there = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "gguf" else there(name, package)
+from cadmllm.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("kind", "code"), [("adapter", 0), ("gguf", 1)])
+def test_only_gguf_files_need_the_package(run_dir: Path, tmp_path: Path, kind: str, code: int):
+    words = ["export", "--preset", "tiny", "--output_dir", str(run_dir), "--to", kind, "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_GGUF, *words], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == code, done.stderr
+    assert ("E806" in done.stderr) == (code == 1)
 
 
 def test_an_export_is_not_exported_again(merged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
