@@ -16,7 +16,7 @@ from cadmllm.export.questions import Answered, Plain
 from cadmllm.models.backbone import LOAD_ERRORS, first_line, quiet_bitsandbytes, quiet_transformers
 from cadmllm.models.branches import IMAGES_STAGE, POINTS_STAGE, Branch, images_branch, points_branch
 from cadmllm.models.exported import broken
-from cadmllm.models.fromexport import parts_of
+from cadmllm.models.fromexport import own_tokenizer, parts_of
 
 if TYPE_CHECKING:
     from cadmllm.corpus.batch import Collator
@@ -142,12 +142,7 @@ def check_prompts(folder: Path, answered: list[Answered], collator: Collator, te
     Raises:
         CadmllmError: E721 naming the prompt and the place of the first id that differs; E722 when it cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises bare Exception for a broken tokenizer.json
-        raise broken(f"{folder}: its tokenizer cannot be loaded ({first_line(error)})") from error
+    tokenizer: Any = own_tokenizer(folder)
     for one in answered:
         features = features_of(one.sample, collator.cloud_tokens, collator.image_tokens, collator.together)
         text = build_prompt(one.sample.caption, *features)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cadmllm.corpus.types import ADDED, CAD_SIZE
 from cadmllm.errors import CadmllmError
-from cadmllm.models.backbone import first_line, load_merged, pick_device, tokenizer_mark
+from cadmllm.models.backbone import first_line, load_merged, load_tokenizer, pick_device, tokenizer_mark
 from cadmllm.models.exported import ADAPTER, ENCODERS, PROJECTORS, broken, check_whole, weight_files
 from cadmllm.models.fusion import CadMLLM, build_model
 from cadmllm.models.record import BRANCH_STAGES, OF_BRANCH, check_base
@@ -151,7 +151,7 @@ def _adapted(folder: Path, record: Mapping[str, Any], settings: Settings) -> Cad
         raise broken(f"{folder}: its added rows begin at {first}, and the base's tokenizer has {model.text_size} items")
     _check_prompt_rows(matrices["input"], model, folder)
     _take(model, state, folder)
-    _check_own_tokenizer(folder, record)
+    check_tokenizer(own_tokenizer(folder), record, folder)
     return model
 
 
@@ -207,15 +207,16 @@ def _check_prompt_rows(matrix: Tensor, model: CadMLLM, folder: Path) -> None:
             )
 
 
-def _check_own_tokenizer(folder: Path, record: Mapping[str, Any]) -> None:
-    """The tokenizer that comes with an adapter: other tools read prompts with it."""
-    from transformers import AutoTokenizer
+def own_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that comes with an export, with which other tools read prompts.
 
+    Raises:
+        CadmllmError: E722.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises bare Exception for a broken tokenizer.json
-        raise broken(f"{folder}: its tokenizer cannot be loaded ({first_line(error)})") from error
-    check_tokenizer(cast("PreTrainedTokenizerFast", tokenizer), record, folder)
+        return load_tokenizer(str(folder))
+    except CadmllmError as error:
+        raise broken(f"{folder}: {error.message.partition(': ')[2]}") from error
 
 
 def _take(model: CadMLLM, state: Mapping[str, Tensor], folder: Path) -> None:
